@@ -1,0 +1,43 @@
+# make demo   build the environment and run the quickstart study
+# make test   build the environment and run the fast tests
+# make check  what CI runs first: formatting, lints, types, fast tests
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test check lint types test-ray test-browser env clean
+
+demo: $(READY) studies/study.schema.json
+	$(BIN)/gan-sweep submit studies/quickstart.yaml
+
+test: $(READY) studies/study.schema.json
+	$(BIN)/python -m pytest
+
+check: lint types test
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(READY)
+	$(BIN)/mypy
+
+test-ray test-browser: test-%: $(READY)
+	$(BIN)/python -m pytest -m $*
+
+env: $(READY) studies/study.schema.json
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"gan-sweep needs Python 3.11 or newer, {sys.executable} is {sys.version.split()[0]}; try: make PYTHON=/path/to/python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	@echo "installing the environment into $(VENV) (about 7 GB, several minutes)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+studies/study.schema.json: $(READY) $(wildcard models/*.py trials/*.py orchestrator/*.py)
+	$(BIN)/gan-sweep schema > $@
+
+clean:
+	rm -rf $(VENV)
