@@ -1,0 +1,95 @@
+"""Finds the families of this folder and their presets, without importing torch.
+
+A family file declares `PRESETS = (Preset(...), ...)` using only literals, `Preset` and `Param`. The registry
+reads that one expression from the file's syntax tree; the file itself, and with it torch, is imported only
+when a network is built. So a new GAN is one new file, and `gan-sweep validate` still answers at once.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import importlib
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import cast
+
+from models._gan import Gan, ImageShape, Param, Preset, Value
+
+_NAMES: dict[str, object] = {
+    "Preset": Preset, "Param": Param, "bool": bool, "int": int, "float": float, "str": str,
+}  # fmt: skip
+
+
+class UnknownModelError(LookupError):
+    """No family declares a preset of that name."""
+
+
+@cache
+def _presets() -> dict[str, tuple[str, Preset]]:
+    """Preset name -> (family, preset), in alphabetical order."""
+    found: dict[str, tuple[str, Preset]] = {}
+    for path in sorted(Path(__file__).parent.glob("[!_]*.py")):
+        for declared in _declared(path):
+            if declared.name in found:
+                raise ValueError(
+                    f"{path.name}: preset {declared.name} is declared in {found[declared.name][0]} too"
+                )
+            found[declared.name] = (path.stem, declared)
+    return dict(sorted(found.items()))
+
+
+def _declared(path: Path) -> tuple[Preset, ...]:
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        target = node.targets[0] if isinstance(node, ast.Assign) else None
+        if isinstance(node, ast.Assign) and isinstance(target, ast.Name) and target.id == "PRESETS":
+            code = compile(ast.Expression(node.value), str(path), "eval")
+            try:
+                presets = eval(code, {"__builtins__": {}, **_NAMES})
+            except NameError as error:
+                raise ValueError(
+                    f"{path.name}: PRESETS may use only literals, Preset and Param ({error})"
+                ) from None
+            return cast(tuple[Preset, ...], presets)
+    raise ValueError(f"{path.name}: a family must declare PRESETS = (Preset(...), ...)")
+
+
+def names() -> tuple[str, ...]:
+    """The names of all presets."""
+    return tuple(_presets())
+
+
+def preset(name: str) -> Preset:
+    """The preset called `name`; raises UnknownModelError, which names the nearest one."""
+    try:
+        return _presets()[name][1]
+    except KeyError:
+        near = difflib.get_close_matches(name, names(), n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise UnknownModelError(f"unknown model {name!r}; {hint}known: {', '.join(names())}") from None
+
+
+def family(name: str) -> str:
+    """The family (module name) that declares the preset `name`."""
+    preset(name)
+    return _presets()[name][0]
+
+
+def build(name: str, image_shape: ImageShape, params: Mapping[str, Value] | None = None) -> Gan:
+    """Build the GAN `name` for images of (C, H, W), with `params` over the preset's defaults.
+
+    The networks are initialised from torch's global random generator: seed it first.
+    Raises UnknownModelError for the name and ValueError for a parameter or a shape that does not fit.
+    """
+    chosen = preset(name)
+    problems = [chosen.shape_problem(image_shape)]
+    values = {key: param.default for key, param in chosen.params.items()}
+    for key, value in (params or {}).items():
+        known = chosen.params.get(key)
+        problems.append(f"{name} has no parameter {key!r}" if known is None else known.problem(value))
+        values[key] = value
+    if found := [problem for problem in problems if problem]:
+        raise ValueError("; ".join(found))
+    module = importlib.import_module(f"models.{family(name)}")
+    return cast(Gan, module.build(chosen, image_shape, values))
