@@ -1,0 +1,85 @@
+"""Small trials for tests: 8x8 digits, width 8, a few steps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import models
+from models import Value
+from trials.checkpoints import CheckpointStore
+from trials.loop import train
+from trials.reports import Report
+from trials.spec import TrialSpec, resolve_training
+
+
+def small_spec(model: str = "obs_mlp", *, steps: int = 12, seed: int = 0, **training: Value) -> TrialSpec:
+    """A trial that takes milliseconds."""
+    preset = models.preset(model)
+    params = {name: param.default for name, param in preset.params.items() if param.default is not None}
+    values: dict[str, Any] = {
+        "model": model,
+        "model_params": params | {"width": 8, "latent_dim": 4},
+        "training": resolve_training(preset.recipe, {"batch_size": 8, **training}),
+        "dataset": "noise",
+        "dataset_digest": "0",
+        "limit": None,
+        "seed": seed,
+        "steps": steps,
+        "log_every": 2,
+        "picture_steps": (steps // 2, steps),
+        "picture_samples": 4,
+        "eval_samples": 16,
+    }
+    return TrialSpec(**values)
+
+
+def some_images(n: int = 40) -> Tensor:
+    """(n, 1, 8, 8) uint8."""
+    return torch.randint(0, 256, (n, 1, 8, 8), generator=torch.Generator().manual_seed(7), dtype=torch.uint8)
+
+
+def store_for(spec: TrialSpec, directory: Path, attempt: int = 1) -> CheckpointStore:
+    """An opened store in `directory`."""
+    store = CheckpointStore(directory=directory / "checkpoints", key=spec.key, attempt=attempt)
+    store.open()
+    return store
+
+
+def run(spec: TrialSpec, directory: Path, *, attempt: int = 1, checkpoint_every: int = 4) -> list[Report]:
+    """Train to the end, going on from what lies in `directory`."""
+    store = store_for(spec, directory, attempt)
+    return list(
+        train(spec, some_images(), store, directory, checkpoint_every=checkpoint_every, report_every_s=0.0)
+    )
+
+
+def rows_of(reports: list[Report]) -> dict[int, dict[str, float]]:
+    """step -> metrics, without the speed, which no two runs share."""
+    return {
+        row.step: {name: value for name, value in row.metrics.items() if name != "perf/images_per_s"}
+        for report in reports
+        for row in report.rows
+    }
+
+
+def final_state(spec: TrialSpec, directory: Path) -> dict[str, Any]:
+    """The newest checkpoint."""
+    state, notes = store_for(spec, directory, attempt=99).load_latest(torch.device("cpu"))
+    assert state is not None
+    assert notes == []
+    return state
+
+
+def same(a: object, b: object) -> bool:
+    """Equality bit for bit of nested states."""
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return a.dtype == b.dtype and torch.equal(a, b)
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a if k != "train_s")
+    if isinstance(a, list | tuple) and isinstance(b, list | tuple):
+        return len(a) == len(b) and all(map(same, a, b))
+    return a == b

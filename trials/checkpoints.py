@@ -1,0 +1,155 @@
+"""Checkpoints of one trial on disk: written atomically, checked when read, fenced against older attempts.
+
+    DIRECTORY/fence                            the newest attempt's number
+    DIRECTORY/step_000001000/state.pt          a state dictionary, loads with weights_only=True
+    DIRECTORY/step_000001000/manifest.json     key, step, attempt, size and SHA-256 of every file
+
+A directory with the final name is complete: it was written under another name, synced, and renamed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trials.errors import CheckpointError, FencedError
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointStore:
+    """The checkpoints of the trial `key`, as seen by its attempt number `attempt`.
+
+    The `keep` newest ones stay; two, so that a damaged one costs an interval and not the trial.
+    """
+
+    directory: Path
+    key: str
+    attempt: int
+    keep: int = 2
+
+    def open(self) -> None:
+        """Make the directory, raise the fence to this attempt, remove what a dead attempt left half done."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self._check_fence()
+        _write_synced(self.directory / "fence.tmp", str(self.attempt).encode())
+        os.replace(self.directory / "fence.tmp", self.directory / "fence")
+        for litter in self.directory.glob("*.tmp-*"):
+            shutil.rmtree(litter)
+
+    def save(self, state: dict[str, Any], step: int) -> Path:
+        """Write a checkpoint; on return it is durable. Raises FencedError when a newer attempt exists."""
+        self._check_fence()
+        final = self.directory / f"step_{step:09d}"
+        temporary = self.directory / f"{final.name}.tmp-{self.attempt}"
+        temporary.mkdir()
+        with open(temporary / "state.pt", "wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        manifest = {
+            "format": FORMAT,
+            "key": self.key,
+            "step": step,
+            "attempt": self.attempt,
+            "files": {"state.pt": _facts(temporary / "state.pt")},
+        }
+        _write_synced(temporary / "manifest.json", json.dumps(manifest, indent=1).encode())
+        _sync(temporary)
+        self._check_fence()
+        if final.exists():  # a damaged one that load_latest passed over
+            shutil.rmtree(final)
+        os.replace(temporary, final)
+        _sync(self.directory)
+        self.prune(self.keep)
+        return final
+
+    def prune(self, keep: int) -> None:
+        """Remove all but the newest `keep` checkpoints."""
+        for old in self._newest_first()[keep:]:
+            shutil.rmtree(old)
+
+    def load_latest(self, device: torch.device) -> tuple[dict[str, Any] | None, list[str]]:
+        """The newest valid state, or None, and one line for each damaged checkpoint that was passed over."""
+        notes: list[str] = []
+        for path in self._newest_first():
+            try:
+                return load(path, self.key, device), notes
+            except CheckpointError as error:
+                notes.append(str(error))
+        return None, notes
+
+    def latest(self) -> Path | None:
+        """The newest checkpoint's directory, unchecked."""
+        return next(iter(self._newest_first()), None)
+
+    def _newest_first(self) -> list[Path]:
+        return sorted((p for p in self.directory.glob("step_*") if ".tmp-" not in p.name), reverse=True)
+
+    def _check_fence(self) -> None:
+        try:
+            newest = int((self.directory / "fence").read_text())
+        except FileNotFoundError:
+            return
+        if newest > self.attempt:
+            raise FencedError(f"attempt {self.attempt} of trial {self.key} was replaced by attempt {newest}")
+
+
+def load(path: Path, key: str | None, device: torch.device) -> dict[str, Any]:
+    """Read one checkpoint after checking it. Raises CheckpointError that says what is wrong with it.
+
+    `key`: the trial it must belong to, or None for any.
+    """
+    try:
+        manifest = json.loads((path / "manifest.json").read_text())
+        expected = manifest["files"]["state.pt"]
+        if manifest["format"] != FORMAT:
+            raise CheckpointError(
+                f"checkpoint {path.name}: format {manifest['format']}, this version reads {FORMAT}"
+            )
+        if key is not None and manifest["key"] != key:
+            raise CheckpointError(f"checkpoint {path.name} belongs to trial {manifest['key']}, not {key}")
+        if _facts(path / "state.pt") != expected:
+            raise CheckpointError(f"checkpoint {path.name} is damaged (state.pt: size or sha256 differs)")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"checkpoint {path.name} is damaged ({type(error).__name__}: {error})"
+        ) from error
+    try:
+        state: dict[str, Any] = torch.load(path / "state.pt", map_location=device, weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise CheckpointError(f"checkpoint {path.name} cannot be read: {reason}") from error
+    return state
+
+
+def _facts(path: Path) -> dict[str, int | str]:
+    with open(path, "rb") as file:
+        return {
+            "bytes": os.fstat(file.fileno()).st_size,
+            "sha256": hashlib.file_digest(file, "sha256").hexdigest(),
+        }
+
+
+def _write_synced(path: Path, content: bytes) -> None:
+    with open(path, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
