@@ -1,0 +1,1 @@
+"""What runs when, and where it is written: studies, search, scheduling, tracking and the command line."""

@@ -1,0 +1,92 @@
+"""Partial documents laid over a study: its budgets and `--set`. Pure functions of nodes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from orchestrator._fields import NAME_PATTERN, KeyPath, StudySpec
+from orchestrator._yaml import Node, Place
+
+IN_BUDGET = tuple(name for name in StudySpec.model_fields if name not in ("version", "name", "budgets"))
+"""What a budget can change."""
+
+_BOUNDS = ("low", "high", "step", "log")
+_RIVALS: Mapping[str, Sequence[str]] = {
+    "epochs": ("steps",), "steps": ("epochs",), "choices": _BOUNDS, **dict.fromkeys(_BOUNDS, ("choices",)),
+}  # fmt: skip
+"""Keys of train and of an axis that make way when the overriding document gives the key."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One `--set`: the value at `path` is to be `value`."""
+
+    path: tuple[str, ...]
+    value: Node
+
+
+def budgets(root: Node) -> dict[str, Node]:
+    """The budgets that a study declares, as they are written."""
+    declared = root.child("budgets")
+    nodes = {name: declared and declared.child(name) for name in ("short", "smoke")}
+    return {name: node for name, node in nodes.items() if node and isinstance(node.value, dict)}
+
+
+def variant(root: Node, budget: str, changes: Sequence[Change] = ()) -> Node:
+    """The document that `budget` and `--set` make of a study. A budget other than full joins the name."""
+    merged = root = changed(root, changes)
+    if budget == "full":
+        return root
+    if partial := budgets(root).get(budget):
+        known = {key: node for key, node in partial.value.items() if key in IN_BUDGET}
+        keys = {key: place for key, place in partial.keys.items() if key in IN_BUDGET}
+        merged = _lay_over(root, replace(partial, value=known, keys=keys))
+    merged = changed(merged, changes)  # again, as it wins over the budget
+    children = {key: node for key, node in merged.value.items() if key != "budgets"}
+    name = children.get("name")
+    # A name that is wrong already is left alone and reported as it was written.
+    if name and isinstance(name.value, str) and not name.broken and re.fullmatch(NAME_PATTERN, name.value):
+        children["name"] = replace(name, value=f"{name.value}-{budget}")
+    return replace(merged, value=children)
+
+
+def changed(root: Node, changes: Sequence[Change]) -> Node:
+    for change in changes:
+        root = _set(root, change.path, change.value)
+    return root
+
+
+def _lay_over(base: Node, over: Node, path: KeyPath = ()) -> Node:
+    """Mappings merge; a dataset, an axis and everything else is replaced."""
+    is_unit = path == ("dataset",) or (len(path) == 2 and path[0] == "space")
+    if is_unit or not isinstance(base.value, dict) or not isinstance(over.value, dict):
+        return over
+    children = {
+        key: node if (below := base.child(key)) is None else _lay_over(below, node, (*path, key))
+        for key, node in over.value.items()
+    }
+    return _update(base, children, over.keys, path)
+
+
+def _set(base: Node, path: Sequence[str], value: Node, above: KeyPath = ()) -> Node:
+    """`base` with the value at `path` replaced, and mappings made on the way to it."""
+    if not path:
+        return value
+    if not isinstance(base.value, dict):
+        # `dataset: mnist` is short for {name: mnist}.
+        children = {"name": base} if above[-1:] == ("dataset",) and isinstance(base.value, str) else {}
+        base = Node(value=children, place=value.place, keys=dict.fromkeys(children, base.place))
+    head = path[0]
+    below = base.child(head) or Node(value={}, place=value.place)
+    return _update(base, {head: _set(below, path[1:], value, (*above, head))}, {head: value.place}, above)
+
+
+def _update(base: Node, children: Mapping[str, Node], keys: Mapping[str, Place], path: KeyPath) -> Node:
+    """The mapping `base` with some children replaced or added, and without their rivals."""
+    inside = path[2:] if path[:1] == ("budgets",) else path
+    has_rivals = inside == ("train",) or (len(inside) == 2 and inside[0] == "space")
+    rivals = {rival for key in children for rival in _RIVALS.get(key, ())} if has_rivals else set()
+    kept = {key: node for key, node in base.value.items() if key in children or key not in rivals}
+    return replace(base, value={**kept, **children}, keys={**base.keys, **keys})

@@ -1,0 +1,421 @@
+"""The command line. Data goes to stdout, talk to stderr; `--json` wherever something is printed.
+
+torch, ray and mlflow are imported inside the commands that need them: `--help` and `validate` answer at once.
+Exit codes: 0 done, 1 a trial failed, 2 bad usage or invalid study, 3 Ray or the home is out of reach, 4 stopped with
+trials left, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from orchestrator.errors import GanSweepError, UsageError
+
+if TYPE_CHECKING:
+    from orchestrator.home import StudyFiles
+    from orchestrator.leaderboard import Standing
+    from orchestrator.study import Objective, StudySpec
+    from orchestrator.submit import Submitted
+
+app = typer.Typer(
+    name="gan-sweep",
+    help="GAN studies: every model, every hyperparameter, several seeds, compared honestly.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+# A pipe has no width: tables must not be folded for it.
+out = Console(highlight=False, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160)
+err = Console(stderr=True, highlight=False)
+UI_PORT = 5000
+STATUS_HIDES = ("number", "arm", "seed", "steps", "attempts", "key")
+"""Columns of `status --json` that the table leaves to the trial's name or out."""
+
+
+class Budget(StrEnum):
+    full = "full"
+    short = "short"
+    smoke = "smoke"
+
+
+class BackendName(StrEnum):
+    ray = "ray"
+    inline = "inline"
+
+
+StudyFile = Annotated[Path, typer.Argument(help="The study, a YAML file.", metavar="STUDY.yaml")]
+BudgetOption = Annotated[
+    Budget, typer.Option(help="How long to train: the study's own length, or a budget of it.")
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Change the study: train.steps=100, dataset=mnist5k, ..."
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+StudyName = Annotated[
+    str | None, typer.Argument(help="A submitted study: its name or a unique prefix; the newest by default.")
+]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        sys.stdout.write(f"gan-sweep {version('gan-sweep')}\n")
+        raise typer.Exit()
+
+
+@app.callback()
+def before(
+    context: typer.Context,
+    _: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """GAN studies: every model, every hyperparameter, several seeds, compared honestly."""
+    if hasattr(signal, "SIGPIPE") and context.invoked_subcommand not in ("submit", "ui"):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `gan-sweep status | head` ends like any other tool
+
+
+@app.command()
+def submit(
+    study: StudyFile,
+    budget: BudgetOption = Budget.full,
+    set_: SetOption = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Where downloaded datasets lie or will lie (DIR/MNIST/raw/...).")
+    ] = None,
+    backend: Annotated[
+        BackendName, typer.Option(help="ray: an embedded Ray; inline: this process, for debugging.")
+    ] = BackendName.ray,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run, and run nothing.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Run a study to its end, or go on where it stopped."""
+    if dry_run:
+        plan(study, budget, set_, as_json)
+        return
+    spec = _load(study, budget, set_)
+    from orchestrator.submit import submit as run
+
+    try:
+        done = run(spec, study, backend=backend.value, data_dir=data_dir, console=err)
+    except KeyboardInterrupt:  # before the first trial or after the last one
+        err.print(f"interrupted; go on with the same command: {_command_line()}", soft_wrap=True)
+        raise typer.Exit(130) from None
+    try:
+        _show_results(done, spec, as_json)
+    except BrokenPipeError:  # whoever read our output has gone; the study is done all the same
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if done.interrupted and done.state == "stopped":
+        err.print(f"stopped; go on with the same command: {_command_line()}", soft_wrap=True)
+        raise typer.Exit(130)
+    raise typer.Exit({"completed": 0, "failed": 1}.get(done.state, 4))
+
+
+@app.command()
+def validate(study: StudyFile, set_: SetOption = None, as_json: JsonOption = False) -> None:
+    """Check a study and all of its budgets; every problem in one pass."""
+    spec = _load(study, Budget.full, set_)
+    from orchestrator.arms import arm_count
+
+    n = arm_count(spec)
+    if as_json:
+        _print_json({"valid": True, "study": spec.name, "arms": n, "trials": n * len(spec.seeds)})
+    else:
+        out.print(f"{study} is valid: {_count(n, 'arm')} x {_count(len(spec.seeds), 'seed')}", soft_wrap=True)
+
+
+@app.command()
+def plan(
+    study: StudyFile, budget: BudgetOption = Budget.full, set_: SetOption = None, as_json: JsonOption = False
+) -> None:
+    """Say what a study would run: arms, seeds, trials, steps, and how many at once."""
+    spec = _load(study, budget, set_)
+    from orchestrator.plan import make_plan, plan_table
+
+    made = make_plan(spec)
+    if as_json:
+        _print_json(made.to_json())
+    else:
+        out.print(plan_table(made))
+    if made.problem:
+        raise UsageError(made.problem)
+
+
+@app.command("list")
+def list_(as_json: JsonOption = False) -> None:
+    """The studies that were submitted, the newest first."""
+    from orchestrator.home import all_studies, home
+    from orchestrator.status import study_row
+
+    rows = [study_row(files) for files in all_studies()]
+    if as_json:
+        _print_json(rows)
+    elif not rows:
+        err.print(
+            f"no study was submitted yet (home: {home()}); try: gan-sweep submit studies/quickstart.yaml"
+        )
+    else:
+        _print_table(
+            [{**row, "updated": _local_time(str(row["updated"]))} for row in rows], hide=("objective",)
+        )
+
+
+app.command("ls", hidden=True)(list_)
+
+
+@app.command()
+def status(study: StudyName = None, as_json: JsonOption = False) -> None:
+    """Every trial of a study: its state, how far it is, its losses, and why it ended."""
+    files = _find(study)
+    from orchestrator.status import study_row, trial_rows
+
+    row, rows = study_row(files), trial_rows(files)
+    if as_json:
+        _print_json({**row, "trials": rows})
+    else:
+        out.print(
+            f"[bold]{row['study']}[/bold]: {row['state']}, {row['done']} of {row['trials']} trials done"
+        )
+        if rows:
+            _print_table([{**r, "step": f"{r['step']}/{r['steps']}"} for r in rows], hide=STATUS_HIDES)
+
+
+@app.command()
+def best(study: StudyName = None, as_json: JsonOption = False) -> None:
+    """The leaderboard of a study, and where the best arm's pictures and checkpoint lie."""
+    files = _find(study)
+    from orchestrator.leaderboard import leaderboard, to_json
+    from orchestrator.status import best_files, load_definition, load_records
+
+    spec = load_definition(files)
+    standings = leaderboard(load_records(files), spec.objective)
+    paths = best_files(files, standings)
+    if as_json:
+        _print_json(
+            {
+                "study": spec.name,
+                "leaderboard": to_json(standings, spec.objective),
+                "files": {name: str(path) for name, path in paths.items()},
+            }
+        )
+        return
+    out.print(_leaderboard_table(standings, spec.objective))
+    _print_paths(paths)
+
+
+@app.command()
+def models(
+    model: Annotated[str | None, typer.Argument(help="One model: its hyperparameters.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """The models, or one model's hyperparameters with ranges and defaults."""
+    from orchestrator.catalogue import hyperparameter_rows, model_rows
+
+    rows = model_rows() if model is None else hyperparameter_rows(model)
+    _print_json(rows) if as_json else _print_table(rows)
+
+
+@app.command()
+def datasets(as_json: JsonOption = False) -> None:
+    """The datasets, whether they ship with gan-sweep, and their licences."""
+    from orchestrator.catalogue import dataset_rows
+
+    _print_json(dataset_rows()) if as_json else _print_table(dataset_rows())
+
+
+@app.command()
+def schema() -> None:
+    """The JSON Schema of study files, for editors: gan-sweep schema > studies/study.schema.json."""
+    from orchestrator.schema import json_schema
+
+    _print_json(json_schema())
+
+
+@app.command()
+def doctor(as_json: JsonOption = False) -> None:
+    """What this machine has and lacks for running studies, in words."""
+    from orchestrator.doctor import examine
+
+    findings = examine()
+    if as_json:
+        _print_json([finding.to_json() for finding in findings])
+    else:
+        for finding in findings:
+            mark, style = {"good": ("ok", "green"), "note": ("--", "yellow"), "bad": ("NO", "red")}[
+                finding.level
+            ]
+            out.print(
+                Text(f"{mark:>3} ", style=style) + Text(f"{finding.what}: {finding.words}"), soft_wrap=True
+            )
+    if any(finding.level == "bad" for finding in findings):
+        raise typer.Exit(1)
+
+
+@app.command()
+def ui(
+    port: Annotated[int, typer.Option(help="On 127.0.0.1.", min=1024, max=65535)] = UI_PORT,
+) -> None:
+    """Open MLflow on gan-sweep's store, on this machine only. Ends with Ctrl-C."""
+    from orchestrator.ui import serve
+
+    serve(port, err)
+
+
+def _load(path: Path, budget: Budget, set_: Sequence[str] | None) -> StudySpec:
+    from orchestrator.loader import load_study
+
+    return load_study(path, budget=budget.value, overrides=tuple(set_ or ()))
+
+
+def _find(name: str | None) -> StudyFiles:
+    from orchestrator.status import find_study
+
+    return find_study(name)
+
+
+def _show_results(done: Submitted, spec: StudySpec, as_json: bool) -> None:
+    from orchestrator.leaderboard import to_json
+    from orchestrator.ui import open_words, results_url
+
+    url = results_url(done.experiment_id, UI_PORT) if done.experiment_id else None
+    if done.pending:
+        err.print(
+            f"{_count(done.pending, 'event')} not in MLflow yet ({done.pending_reason}); they are kept, and sent "
+            "when the study is submitted again",
+            style="yellow",
+        )
+    if as_json:
+        _print_json(
+            {
+                "study": spec.name,
+                "state": done.state,
+                "leaderboard": to_json(done.standings, spec.objective),
+                "files": {name: str(path) for name, path in done.pictures.items()},
+                "mlflow": {"experiment_id": done.experiment_id, "url": url, "pending_events": done.pending},
+            }
+        )
+        return
+    if any(standing.mean is not None for standing in done.standings):
+        out.print(_leaderboard_table(done.standings, spec.objective))
+    _print_paths(done.pictures)
+    if url:
+        out.print(open_words(url, UI_PORT), soft_wrap=True)
+
+
+def _leaderboard_table(standings: Sequence[Standing], objective: Objective) -> Table:
+    table = Table(title=f"{objective.metric} ({objective.mode}), mean over seeds", title_justify="left")
+    for name, justify in (("", "right"), ("arm", "left"), (objective.metric, "right"), ("seeds", "left")):
+        table.add_column(name, justify="right" if justify == "right" else "left", overflow="fold")
+    shown = {"final/g_loss": "G loss", "final/d_loss_mean": "D loss", "final/d_acc": "D acc"}
+    for title in shown.values():
+        table.add_column(title, justify="right")
+    for rank, s in enumerate(standings, 1):
+        mean = "-" if s.mean is None else f"{s.mean:.4g}" + ("" if s.sd is None else f" ± {s.sd:.2g}")
+        seeds = f"{s.completed}/{s.seeds}" + "".join(f", {state} {n}" for state, n in s.losses.items())
+        finals = [_loss(s.finals.get(name)) for name in shown]
+        table.add_row("" if s.mean is None else str(rank), s.arm.label, mean, seeds, *finals)
+    floors = [s.finals["eval/swd_floor"] for s in standings if "eval/swd_floor" in s.finals]
+    caption = "± is the standard deviation over seeds; losses and accuracy: last 10 % of training"
+    if floors and objective.metric == "eval/swd":
+        caption += f"; real against held-out real images: {floors[0]:.4g}"
+    table.caption, table.caption_justify = caption, "left"
+    return table
+
+
+def _print_paths(paths: Mapping[str, Path]) -> None:
+    for name, path in paths.items():
+        out.print(f"{name.replace('_', ' '):>15}  {path}", soft_wrap=True)
+
+
+def _print_table(rows: Sequence[Mapping[str, object]], hide: Sequence[str] = ()) -> None:
+    table = Table()
+    dull = (
+        [name for name in rows[0] if all(row[name] in ("", 0, None) for row in rows)]
+        if len(rows[0]) > 6
+        else []
+    )
+    names = [name for name in rows[0] if name not in (*hide, *dull)]
+    for name in names:
+        numeric = all(isinstance(row[name], int | float | None) for row in rows)
+        table.add_column(
+            name.replace("_", " "),
+            justify="right" if numeric else "left",
+            overflow="fold",
+            no_wrap=numeric or name in ("study", "state", "step"),
+        )
+    for row in rows:
+        table.add_row(*(_cell(row[name]) for name in names))
+    out.print(table)
+
+
+def _loss(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}" if abs(value) < 1000 else f"{value:.3g}"
+
+
+def _cell(value: object) -> str:
+    return "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _local_time(iso: str) -> str:
+    from datetime import datetime
+
+    return f"{datetime.fromisoformat(iso).astimezone():%b %d %H:%M}"
+
+
+def _print_json(value: object) -> None:
+    sys.stdout.write(json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n} {noun}" + ("" if n == 1 else "s")
+
+
+def _command_line() -> str:
+    import shlex
+
+    from orchestrator.ui import program
+
+    return shlex.join([program(), *sys.argv[1:]])
+
+
+def _make_paths_absolute() -> None:
+    """Settings that are relative mean this directory, also where the current directory changes meanwhile."""
+    from orchestrator.home import absolute_uri, home
+
+    if os.environ.get("GAN_SWEEP_HOME"):
+        os.environ["GAN_SWEEP_HOME"] = str(home())
+    if os.environ.get("MLFLOW_TRACKING_URI"):
+        os.environ["MLFLOW_TRACKING_URI"] = absolute_uri(os.environ["MLFLOW_TRACKING_URI"])
+
+
+def main() -> NoReturn:
+    """The console script: every error of ours is one message and its exit code, without a traceback."""
+    os.umask(0o077)  # a store, journals and checkpoints are nobody else's business
+    _make_paths_absolute()
+    try:
+        app()
+    except GanSweepError as error:
+        if "--json" in sys.argv:
+            _print_json({"error": str(error), "problems": getattr(error, "lines", [])})
+        sys.stderr.write(f"{error}\n")
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    sys.exit(0)

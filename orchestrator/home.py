@@ -1,0 +1,96 @@
+"""Where gan-sweep keeps things, and what lies where inside a study.
+
+HOME/studies/NAME/study.json       the frozen definition        HOME/datasets/   prepared arrays
+HOME/studies/NAME/study.yaml       the file as submitted        HOME/data/       downloaded files
+HOME/studies/NAME/journal.jsonl    everything that happened     HOME/mlflow/     SQLite store and artifacts
+HOME/studies/NAME/trials/KEY/      checkpoints and samples      HOME/ray/        Ray's token
+HOME/studies/NAME/pictures/        plots of the whole study
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import platformdirs
+
+
+def home() -> Path:
+    """GAN_SWEEP_HOME, or the platform's directory for a user's data."""
+    chosen = os.environ.get("GAN_SWEEP_HOME")
+    return Path(chosen).expanduser().absolute() if chosen else Path(platformdirs.user_data_dir("gan-sweep"))
+
+
+def absolute_uri(uri: str) -> str:
+    """A store's address with its path made absolute: `sqlite:///x.db` lies in the current directory."""
+    prefix = "sqlite:///"
+    if uri.startswith(prefix) and not uri.startswith(prefix + "/"):
+        return prefix + str(Path(uri.removeprefix(prefix)).absolute())
+    return uri
+
+
+@dataclass(frozen=True, slots=True)
+class StudyFiles:
+    """The paths of one study."""
+
+    root: Path
+
+    @classmethod
+    def of(cls, name: str) -> StudyFiles:
+        """The study `name` in gan-sweep's home; creates nothing."""
+        return cls(home() / "studies" / name)
+
+    @property
+    def name(self) -> str:
+        return self.root.name
+
+    @property
+    def definition(self) -> Path:
+        return self.root / "study.json"
+
+    @property
+    def source(self) -> Path:
+        return self.root / "study.yaml"
+
+    @property
+    def journal(self) -> Path:
+        return self.root / "journal.jsonl"
+
+    @property
+    def shipped(self) -> Path:
+        return self.root / "shipped.json"
+
+    @property
+    def optuna(self) -> Path:
+        return self.root / "optuna.journal"
+
+    @property
+    def lock(self) -> Path:
+        return self.root / "lock"
+
+    @property
+    def stop(self) -> Path:
+        """Exists while running trials are asked to save a checkpoint and end."""
+        return self.root / "stop"
+
+    @property
+    def leaderboard(self) -> Path:
+        return self.root / "leaderboard.csv"
+
+    @property
+    def pictures(self) -> Path:
+        return self.root / "pictures"
+
+    def trial(self, key: str) -> Path:
+        return self.root / "trials" / key
+
+
+def all_studies() -> list[StudyFiles]:
+    """Every submitted study, the newest activity first."""
+    found = [StudyFiles(path.parent) for path in (home() / "studies").glob("*/study.json")]
+    return sorted(found, key=_last_activity, reverse=True)
+
+
+def _last_activity(files: StudyFiles) -> float:
+    return (files.journal if files.journal.exists() else files.definition).stat().st_mtime

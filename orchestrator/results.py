@@ -1,0 +1,89 @@
+"""The files a study leaves for people: plots, the sheet of samples, the table of arms."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from orchestrator.home import StudyFiles
+from orchestrator.journal import TrialReported, read
+from orchestrator.leaderboard import Standing
+from orchestrator.records import TrialRecord
+from trials.plots import Curve, Seeds, picture_sheet, plot_accuracy, plot_losses
+
+MAX_PANELS = 12
+
+
+def curves(files: StudyFiles, keys: Iterable[str]) -> dict[str, dict[str, Curve]]:
+    """Every metric's curve of the trials `keys`, from the journal: key -> metric -> (steps, values)."""
+    found: dict[str, dict[str, tuple[list[int], list[float]]]] = {key: {} for key in keys}
+    for event, _ in read(files.journal):
+        if isinstance(event, TrialReported) and event.key in found:
+            for step, metrics in event.rows:
+                for name, value in metrics.items():
+                    steps, values = found[event.key].setdefault(name, ([], []))
+                    steps.append(step)
+                    values.append(value)
+    return {key: dict(metrics) for key, metrics in found.items()}
+
+
+def write_trial_plots(files: StudyFiles, trial: TrialRecord) -> list[Path]:
+    """losses.png and accuracy.png of one trial, in its directory; nothing when it logged nothing."""
+    seeds: Seeds = [curves(files, [trial.key])[trial.key]]
+    if not seeds[0]:
+        return []
+    directory = files.trial(trial.key)
+    title = {f"{trial.label} seed={trial.seed}": seeds}
+    return [plot_losses(directory / "losses.png", title), plot_accuracy(directory / "accuracy.png", title)]
+
+
+def write_study_plots(files: StudyFiles, standings: list[Standing]) -> dict[str, Path]:
+    """Plots of the best arms side by side, and of the best arm alone: name -> file.
+
+    losses, accuracy, samples: the best MAX_PANELS arms. best_losses, best_accuracy, best_samples: the winner.
+    """
+    shown = [s for s in standings if any(t.step for t in s.arm.trials)][:MAX_PANELS]
+    if not shown:
+        return {}
+    found = curves(files, [t.key for s in shown for t in s.arm.trials])
+    panels: dict[str, Seeds] = {
+        s.arm.label: [found[t.key] for t in s.arm.trials if found[t.key]] for s in shown
+    }
+    out = files.pictures
+    written = {
+        "losses": plot_losses(out / "losses.png", panels),
+        "accuracy": plot_accuracy(out / "accuracy.png", panels),
+    }
+    grids = {
+        s.arm.label: files.trial(trial.key) / trial.picture
+        for s in shown
+        if (trial := s.best_trial or s.arm.trials[0]).picture
+    }
+    if grids:
+        written["samples"] = picture_sheet(out / "samples.png", grids)
+    best = shown[0]
+    if best.best_trial is not None:
+        alone = {best.arm.label: panels[best.arm.label]}
+        written["best_losses"] = plot_losses(out / "best_losses.png", alone)
+        written["best_accuracy"] = plot_accuracy(out / "best_accuracy.png", alone)
+        if best.arm.label in grids:
+            written["best_samples"] = grids[best.arm.label]
+    return written
+
+
+def write_table(path: Path, standings: list[Standing]) -> Path:
+    """The leaderboard as CSV: one row an arm."""
+    searched = list(standings[0].values) if standings else []
+    finals = sorted({name for s in standings for name in s.finals})
+    temporary = path.with_suffix(".tmp")
+    with open(temporary, "w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        table.writerow(["rank", *searched, "mean", "sd", "completed", "seeds", "losses", *finals])
+        for rank, s in enumerate(standings, 1):
+            losses = " ".join(f"{state} {n}" for state, n in s.losses.items())
+            row = [rank, *s.values.values(), s.mean, s.sd, s.completed, s.seeds, losses]
+            table.writerow([*row, *(s.finals.get(name) for name in finals)])
+    os.replace(temporary, path)
+    return path

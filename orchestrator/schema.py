@@ -1,0 +1,47 @@
+"""The JSON Schema of the study file, for editors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic.json_schema import GenerateJsonSchema
+
+import models
+from orchestrator._fields import StudySpec
+from orchestrator._layers import IN_BUDGET
+from trials.datasets import DATASETS
+from trials.reports import OBJECTIVES
+from trials.spec import TRAINING
+
+
+class _Untitled(GenerateJsonSchema):
+    """Without a title for every field, which only repeats its name."""
+
+    def field_title_should_be_set(self, schema: Any) -> bool:
+        return False
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema (draft 2020-12) of a study; the checks between fields are in the loader alone."""
+    schema = StudySpec.model_json_schema(schema_generator=_Untitled)
+    parts, fields = schema["$defs"], schema["properties"]
+    names = sorted({*TRAINING, *(name for preset in models.names() for name in models.preset(preset).params)})
+    parts["Dataset"]["properties"]["name"]["enum"] = list(DATASETS)
+    parts["Objective"]["properties"]["metric"]["enum"] = list(OBJECTIVES)
+    fields["model"]["enum"] = list(models.names())
+    fields["dataset"] = {"anyOf": [{"enum": list(DATASETS)}, {"$ref": "#/$defs/Dataset"}]}
+    for name in ("fixed", "space"):
+        fields[name]["propertyNames"] = {"enum": names}
+    parts["Budget"] = {
+        "description": "What a shorter run of the study changes.",
+        "type": "object",
+        "properties": {name: fields[name] for name in IN_BUDGET},
+        "additionalProperties": False,
+    }
+    budget = {"$ref": "#/$defs/Budget"}
+    fields["budgets"] = {
+        "type": "object",
+        "properties": {"short": budget, "smoke": budget},
+        "additionalProperties": False,
+    }
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "gan-sweep study"}

@@ -1,0 +1,113 @@
+"""The search: Optuna by ask and tell. The only module that imports Optuna.
+
+One Optuna trial is one arm. The study lies in a journal file beside ours, so Optuna's own tools can read it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
+
+from models import Value
+from orchestrator.arms import grid
+from orchestrator.records import ArmRecord
+from orchestrator.study import Choices, Range, StudySpec, hyperparameters
+from trials.spec import stream_seed
+
+logging.getLogger("optuna").setLevel(logging.WARNING)
+
+
+class OptunaSearch:
+    """Proposes arms and learns their values. Not thread-safe: the driver alone calls it."""
+
+    def __init__(self, study: StudySpec, path: Path, arms: Sequence[ArmRecord] = ()) -> None:
+        """Open the store at `path`, or make it. `arms`: those that our own journal knows, the newest last.
+
+        A store that was lost or damaged is made anew from them; the old file is kept beside it.
+        """
+        self._spec = study
+        kinds = {name: param.kind for name, param in hyperparameters(study).items()}
+        self._space = {name: _distribution(axis, kinds[name]) for name, axis in study.space.items()}
+        try:
+            self._study = self._open(path)
+        except (ValueError, KeyError, OSError):  # a torn or foreign line in the file
+            path.rename(path.with_name(f"{path.name}.damaged"))
+            self._study = self._open(path)
+        for arm in arms:
+            self._restore(arm)
+        if study.search.sampler == "grid":
+            for values in grid(study)[len(self._study.get_trials(deepcopy=False)) :]:
+                self._study.enqueue_trial(values)
+
+    def _open(self, path: Path) -> optuna.Study:
+        return optuna.create_study(
+            storage=JournalStorage(JournalFileBackend(str(path))),
+            study_name=self._spec.name,
+            direction="minimize" if self._spec.objective.mode == "min" else "maximize",
+            load_if_exists=True,
+        )
+
+    def _restore(self, arm: ArmRecord) -> None:
+        """Make the arm's trial running again, under its own number, if the store does not know it."""
+        blank = optuna.trial.create_trial(state=TrialState.FAIL)
+        while len(self._study.get_trials(deepcopy=False)) < arm.proposal:
+            self._study.add_trial(blank)
+        if len(self._study.get_trials(deepcopy=False)) == arm.proposal:
+            self._study.add_trial(
+                optuna.trial.create_trial(
+                    state=TrialState.RUNNING, params=dict(arm.values), distributions=dict(self._space)
+                )
+            )
+
+    def propose(self, taken: set[int]) -> tuple[int, dict[str, Value]]:
+        """The next arm and its number here. `taken`: the numbers whose arms are known already.
+
+        An arm that was asked for before a crash but never recorded is handed out again.
+        """
+        for orphan in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            if orphan.number not in taken:
+                # A grid's point is fixed before it is asked for; the crash may have come before its values.
+                values = orphan.system_attrs.get("fixed_params", orphan.params)
+                if values.keys() == self._space.keys():
+                    return orphan.number, dict(values)
+                self._study.tell(orphan.number, state=TrialState.FAIL)
+        # A sampler that is built anew after a restart would repeat its first proposals: seed it by the arm.
+        seed = stream_seed(self._spec.search.seed, "arm", len(self._study.get_trials(deepcopy=False))) % 2**32
+        self._study.sampler = (
+            optuna.samplers.TPESampler(seed=seed)
+            if self._spec.search.sampler == "tpe"
+            else optuna.samplers.RandomSampler(seed=seed)
+        )
+        trial = self._study.ask(self._space)
+        return trial.number, dict(trial.params)
+
+    def tell(self, proposal: int, value: float | None) -> None:
+        """The arm's value, or None when it has none (a seed diverged or failed). Telling twice is harmless."""
+        if self._study.get_trials(deepcopy=False)[proposal].state.is_finished():
+            return
+        if value is None:
+            self._study.tell(proposal, state=TrialState.FAIL)
+        else:
+            self._study.tell(proposal, value)
+
+
+def _distribution(axis: Choices | Range, kind: type) -> BaseDistribution:
+    if isinstance(axis, Choices):
+        return CategoricalDistribution(axis.choices)
+    bounds: dict[str, Any] = {"log": axis.log}
+    if kind is int:
+        return IntDistribution(int(axis.low), int(axis.high), step=int(axis.step or 1), **bounds)
+    return FloatDistribution(axis.low, axis.high, step=axis.step, **bounds)

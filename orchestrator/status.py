@@ -1,0 +1,128 @@
+"""What is known of submitted studies, from their journals: rows for tables and JSON."""
+
+from __future__ import annotations
+
+import difflib
+from datetime import UTC, datetime
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from orchestrator.arms import arm_count
+from orchestrator.errors import UsageError
+from orchestrator.home import StudyFiles, all_studies
+from orchestrator.journal import read
+from orchestrator.leaderboard import Standing, leaderboard
+from orchestrator.records import Records, replay
+from orchestrator.study import StudySpec
+from trials.reports import State
+
+Cells = dict[str, object]
+
+
+def load_definition(files: StudyFiles) -> StudySpec:
+    """The study as it was submitted. Raises UsageError when this version cannot read it."""
+    try:
+        return StudySpec.model_validate_json(files.definition.read_bytes())
+    except ValueError as error:
+        raise UsageError(
+            f"study {files.name} was written by another version of gan-sweep, or damaged: {files.definition}"
+        ) from error
+
+
+def load_records(files: StudyFiles) -> Records:
+    """The study's records, from its journal."""
+    return replay(event for event, _ in read(files.journal))
+
+
+def find_study(name: str | None) -> StudyFiles:
+    """The study called `name` or the only one whose name starts with it; the newest for None.
+
+    Raises UsageError that lists near names.
+    """
+    studies = all_studies()
+    if not studies:
+        raise UsageError("no study was submitted yet; try: gan-sweep submit studies/quickstart.yaml")
+    if name is None:
+        return studies[0]
+    exact = [s for s in studies if s.name == name]
+    found = exact or [s for s in studies if s.name.startswith(name)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise UsageError(f"{name!r} is the beginning of several studies: {', '.join(s.name for s in found)}")
+    names = [s.name for s in studies]
+    near = difflib.get_close_matches(name, names, n=3) or names[:10]
+    raise UsageError(f"no study is called {name!r}; there are: {', '.join(near)}")
+
+
+def is_running(files: StudyFiles) -> bool:
+    """Whether a submit of the study is at work on this machine."""
+    if not files.lock.exists():
+        return False
+    try:
+        with FileLock(files.lock).acquire(timeout=0):
+            return False
+    except Timeout:
+        return True
+
+
+def study_row(files: StudyFiles) -> Cells:
+    """One study in a line."""
+    study, records = load_definition(files), load_records(files)
+    standings = leaderboard(records, study.objective)
+    best = standings[0] if standings and standings[0].mean is not None else None
+    state = "running" if is_running(files) else "stopped" if records.state == "running" else records.state
+    return {
+        "study": study.name,
+        "state": state,
+        "done": sum(t.state.is_final for t in records.trials.values()),
+        "trials": records.n_trials(arm_count(study), len(study.seeds)),
+        "failed": records.count(State.FAILED),
+        "diverged": records.count(State.DIVERGED),
+        "objective": study.objective.metric,
+        "best": best.mean if best else None,
+        "best_arm": best.arm.label if best else None,
+        "updated": datetime.fromtimestamp(records.updated_ms / 1000, UTC).isoformat(timespec="seconds"),
+    }
+
+
+def trial_rows(files: StudyFiles) -> list[Cells]:
+    """Every trial of a study in a line."""
+    study, records = load_definition(files), load_records(files)
+    running = is_running(files)
+    return [
+        {
+            "trial": trial.name,
+            "number": trial.number,
+            "arm": trial.label,
+            "seed": trial.seed,
+            "state": State.STOPPED.value
+            if trial.state is State.RUNNING and not running
+            else trial.state.value,
+            "step": trial.step,
+            "steps": trial.steps,
+            "attempts": trial.attempts,
+            "g_loss": trial.latest.get("train/g_loss"),
+            "d_loss": trial.latest.get("train/d_loss_mean"),
+            "d_acc": trial.latest.get("train/d_acc"),
+            study.objective.metric: trial.value(study.objective.metric),
+            "reason": trial.reason,
+            "key": trial.key,
+        }
+        for trial in records.trials.values()
+    ]
+
+
+def best_files(files: StudyFiles, standings: list[Standing]) -> dict[str, Path]:
+    """Plots of the study and the best trial's grid and newest checkpoint, those that exist."""
+    found = {path.stem: path for path in sorted(files.pictures.glob("*.png"))}
+    trial = standings[0].best_trial if standings else None
+    if trial is not None:
+        directory = files.trial(trial.key)
+        if trial.picture:
+            found["best_samples"] = directory / trial.picture
+        checkpoints = sorted((directory / "checkpoints").glob("step_*[0-9]"))
+        if checkpoints:
+            found["best_checkpoint"] = checkpoints[-1]
+    return found

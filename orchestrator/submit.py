@@ -1,0 +1,241 @@
+"""Submitting a study: everything between a valid definition and its results."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import signal
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from types import FrameType
+from typing import Literal
+
+from filelock import FileLock, Timeout
+from rich.console import Console
+
+from orchestrator import arms, results
+from orchestrator.errors import UnreachableError, UsageError
+from orchestrator.home import StudyFiles, home
+from orchestrator.leaderboard import Standing, leaderboard
+from orchestrator.machine import slots, this_machine
+from orchestrator.progress import Progress
+from orchestrator.search import OptunaSearch
+from orchestrator.shipper import Shipper
+from orchestrator.status import load_definition, load_records
+from orchestrator.study import StudySpec
+from orchestrator.sweep import Backend, Sweep
+from trials.data import PreparedDataset, prepare
+from trials.errors import DatasetError
+from trials.reports import State
+
+LOCK_WAIT_S = 1.0  # `status` takes the lock for a moment to see whether it is held
+PACKAGES = ("gan-sweep", "torch", "ray", "mlflow", "optuna", "numpy")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submitted:
+    """What came of a submit. `pending`: events that MLflow has not got yet, and why."""
+
+    files: StudyFiles
+    state: str
+    standings: list[Standing]
+    pictures: dict[str, Path]
+    experiment_id: str | None
+    pending: int
+    pending_reason: str | None
+    interrupted: bool
+
+
+def submit(
+    study: StudySpec,
+    source: Path,
+    *,
+    backend: Literal["ray", "inline"],
+    data_dir: Path | None,
+    console: Console,
+) -> Submitted:
+    """Run the study to its end, or go on where it stopped. Talks on `console`.
+
+    Raises UsageError before anything is created when the study does not fit this machine, differs from one
+    of the same name, is running already, or has no data.
+    """
+    machine = this_machine()
+    granted = slots(study.resources, machine, arms.arm_count(study) * len(study.seeds))
+    files = StudyFiles.of(study.name)
+    _check_home()
+    _refuse_other_definition(files, study)
+    console.print(f"[dim]dataset {study.dataset.name}[/dim]", highlight=False)
+    dataset = prepare_dataset(study, data_dir)
+    files.root.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(files.lock).acquire(timeout=LOCK_WAIT_S):
+            _write_definition(files, study, source)
+            search = OptunaSearch(study, files.optuna, load_records(files).arms)
+            sweep = Sweep(study, files, search, dataset, granted)
+            return _run(sweep, _make_backend(backend, machine.cpus, machine.gpus), dataset, source, console)
+    except Timeout:
+        raise UsageError(
+            f"study {study.name} is running already; watch it with: gan-sweep status {study.name}"
+        ) from None
+
+
+def _run(
+    sweep: Sweep, backend: Backend, dataset: PreparedDataset, source: Path, console: Console
+) -> Submitted:
+    from orchestrator.tracking import MlflowSink
+
+    sink = MlflowSink(sweep.files, sweep.study)
+    shipper = Shipper(sweep.files, sink)
+    _say_where_it_stands(sweep, console)
+    interrupted: list[int] = []
+    try:
+        if sweep.finished and sweep.records.state in ("completed", "failed"):
+            shipper.start()  # what an earlier submit could not send
+        else:
+            sweep.start(provenance(dataset, source))
+            shipper.start()
+            with _stop_on_signal(sweep, console) as interrupted, Progress(sweep, console):
+                backend.run(sweep)
+        standings = leaderboard(sweep.records, sweep.study.objective)
+        pictures = results.write_study_plots(sweep.files, standings)
+        results.write_table(sweep.files.leaderboard, standings)
+    finally:  # also when Ray does not start: what ran is recorded, and MLflow learns that it stopped
+        state = sweep.end()
+        with console.status("sending the last results to MLflow"):
+            pending = shipper.close()
+    return Submitted(
+        files=sweep.files,
+        state=state,
+        standings=standings,
+        pictures=pictures,
+        experiment_id=sink.experiment_id,
+        pending=pending,
+        pending_reason=shipper.error,
+        interrupted=bool(interrupted),
+    )
+
+
+def _say_where_it_stands(sweep: Sweep, console: Console) -> None:
+    finals = sum(t.state.is_final for t in sweep.records.trials.values())
+    failed = sweep.records.count(State.FAILED)
+    words = f"{finals} of {sweep.n_trials} trials are finished already" + (
+        f", {failed} failed" if failed else ""
+    )
+    if sweep.finished:
+        console.print(f"nothing is left to run: {words}", highlight=False)
+    elif finals:
+        console.print(f"going on where the study stopped: {words}", highlight=False)
+
+
+def prepare_dataset(study: StudySpec, data_dir: Path | None) -> PreparedDataset:
+    """The study's dataset on disk. Raises UsageError that says where files belong."""
+    if data_dir is not None and not data_dir.expanduser().is_dir():
+        raise UsageError(f"--data-dir {data_dir} is not a directory; make it first, or correct its name")
+    try:
+        return prepare(
+            study.dataset.name,
+            cache_dir=home() / "datasets",
+            data_dir=data_dir.expanduser().absolute() if data_dir else home() / "data",
+        )
+    except DatasetError as error:
+        raise UsageError(str(error)) from error
+
+
+def _make_backend(name: Literal["ray", "inline"], cpus: int, gpus: int) -> Backend:
+    if name == "inline":
+        from orchestrator.backends.inline import InlineBackend
+
+        return InlineBackend()
+    from orchestrator.backends.ray import RayBackend
+
+    return RayBackend(cpus=cpus, gpus=gpus)
+
+
+def _check_home() -> None:
+    try:
+        home().mkdir(parents=True, exist_ok=True)
+        if not os.access(home(), os.W_OK):
+            raise PermissionError("it is read-only")
+    except OSError as error:
+        raise UnreachableError(
+            f"{home()} cannot be written ({error}); set GAN_SWEEP_HOME to a directory that can"
+        ) from error
+
+
+def _refuse_other_definition(files: StudyFiles, study: StudySpec) -> None:
+    if not files.definition.exists():
+        return
+    changes = arms.difference(arms.identity(load_definition(files)), arms.identity(study))
+    if changes:
+        raise UsageError(
+            f"a study named {study.name} exists with another definition:\n  "
+            + "\n  ".join(changes)
+            + "\nSubmit the old definition to go on with it, or choose a new name: --set name=NEW_NAME"
+        )
+
+
+def _write_definition(files: StudyFiles, study: StudySpec, source: Path) -> None:
+    for path, content in (
+        (files.definition, study.model_dump_json(indent=1).encode()),
+        (files.source, source.read_bytes()),
+    ):
+        temporary = path.with_suffix(".tmp")
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+
+
+@contextlib.contextmanager
+def _stop_on_signal(sweep: Sweep, console: Console) -> Iterator[list[int]]:
+    """The first Ctrl-C or SIGTERM stops the sweep cleanly, a second leaves at once; yields what came."""
+    received: list[int] = []
+
+    def handle(number: int, _: FrameType | None) -> None:
+        received.append(number)
+        if len(received) > 1:
+            console.show_cursor()
+            console.print(
+                "\nleft at once; the same command goes on from the last checkpoints", style="yellow"
+            )
+            os._exit(128 + number)  # the journal is synced after every event: nothing is lost
+        sweep.request_stop()
+        console.print("\nstopping: running trials save a checkpoint (again leaves at once)", style="yellow")
+
+    previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def provenance(dataset: PreparedDataset, source: Path) -> dict[str, str]:
+    """Where results come from: versions, machine, dataset digest, and the commit of the study's repository."""
+    facts = {
+        "gan_sweep.dataset_digest": dataset.digest,
+        "gan_sweep.python": platform.python_version(),
+        "gan_sweep.machine": f"{platform.machine()} {platform.system()}, {this_machine().cpus} cores",
+        "mlflow.source.name": f"gan-sweep submit {source.name}",
+        "mlflow.source.type": "LOCAL",
+        **{f"gan_sweep.version.{name}": version(name) for name in PACKAGES},
+    }
+    commit = _git(source.absolute().parent, "rev-parse", "HEAD")
+    if commit:
+        facts["mlflow.source.git.commit"] = commit
+        facts["gan_sweep.git_dirty"] = str(
+            bool(_git(source.absolute().parent, "status", "--porcelain"))
+        ).lower()
+    return facts
+
+
+def _git(directory: Path, *arguments: str) -> str:
+    try:
+        done = subprocess.run(
+            ["git", *arguments], cwd=directory, capture_output=True, text=True, timeout=10, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""

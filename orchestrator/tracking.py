@@ -1,0 +1,360 @@
+"""Writes a study to MLflow, event by event. The only module that imports MLflow.
+
+shipper.py sends events again after a crash or an outage. Nothing doubles, because
+
+- an experiment is found by its name and a run by its trial key before one is created;
+- metric rows carry the journal's timestamps, and MLflow keeps one row of identical ones;
+- pictures already in a run are recognised by key, step and timestamp.
+
+Ray's stock MLflow callback does none of this, and blocks the driver while a server is away.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sqlite3
+import tempfile
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from pathlib import Path
+
+from filelock import FileLock
+
+# Read by MLflow when it is imported. Its own retries block for minutes; ours find what was created before.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # stdout is for our data
+os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+
+from mlflow import MlflowClient
+from mlflow.entities import Dataset, DatasetInput, Experiment, Metric, Param, RunTag, ViewType
+from PIL import Image, UnidentifiedImageError
+
+from models import Value
+from orchestrator import arms, results, views
+from orchestrator.home import StudyFiles, home
+from orchestrator.journal import (
+    ArmProposed,
+    Event,
+    StudyEnded,
+    StudyStarted,
+    TrialEnded,
+    TrialReported,
+    TrialStarted,
+)
+from orchestrator.leaderboard import leaderboard
+from orchestrator.records import Records, TrialRecord
+from orchestrator.study import StudySpec
+from trials.reports import State
+
+for noisy in ("alembic", "mlflow"):
+    logging.getLogger(noisy).setLevel(logging.ERROR)
+
+BATCH_METRICS = 1000  # MLflow's limit a request
+COLOURS = ("#00798c", "#d1495b", "#edae49", "#2e933c", "#30638e", "#8f2d56", "#6c757d", "#f4845f", "#5e548e",
+           "#3a7d44", "#b08968", "#003d5b")  # fmt: skip
+RUN_STATUS = {
+    State.COMPLETED: "FINISHED", State.PRUNED: "FINISHED", State.DIVERGED: "FAILED", State.FAILED: "FAILED",
+    State.STOPPED: "KILLED", State.WAITING: "SCHEDULED",
+}  # fmt: skip
+
+
+def tracking_uri() -> str:
+    """MLFLOW_TRACKING_URI as it is, or a SQLite store in gan-sweep's home."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home() / 'mlflow' / 'mlflow.db'}"
+
+
+def open_client() -> MlflowClient:
+    """A client of the store. Makes our SQLite store on first use, under a lock: MLflow's migrations race."""
+    uri = tracking_uri()
+    if os.environ.get("MLFLOW_TRACKING_URI"):
+        return MlflowClient(uri)
+    folder = home() / "mlflow"
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / "lock"):
+        if not (folder / "mlflow.db").exists():
+            _make_store(folder)
+        return MlflowClient(uri)
+
+
+def _make_store(folder: Path) -> None:
+    """Migrate an empty store under another name, then rename it: MLflow's migrations cannot be taken up again."""
+    with tempfile.TemporaryDirectory(dir=folder, prefix="new-") as directory:
+        new = Path(directory) / "mlflow.db"
+        MlflowClient(f"sqlite:///{new}").search_experiments(max_results=1)  # runs the migrations
+        with closing(sqlite3.connect(new)) as database:
+            database.execute("PRAGMA journal_mode=WAL")  # readers and the writer do not wait for each other
+        os.replace(new, folder / "mlflow.db")
+
+
+class MlflowSink:
+    """One study in MLflow. Sending an event twice leaves what sending it once does."""
+
+    def __init__(
+        self, files: StudyFiles, study: StudySpec, *, connect: Callable[[], MlflowClient] = open_client
+    ) -> None:
+        self._files, self._study, self._connect = files, study, connect
+        self._records = Records()
+        self._client: MlflowClient | None = None
+        self._runs: dict[str, str] = {}
+        self._described: set[str] = set()
+        self._pictures: dict[str, set[str]] = {}
+        self._metrics: dict[str, list[Metric]] = {}
+        self.name = ""
+        self.experiment_id: str | None = None
+
+    def open(self) -> None:
+        """Connect and find or make the study's experiment."""
+        if self.experiment_id is None:
+            self._client = self._connect()
+            experiment = self._experiment()
+            # A store that was deleted and made anew counts its experiments from 1 again.
+            self.name = f"{tracking_uri()} {experiment.experiment_id} {experiment.creation_time}"
+            self.experiment_id = experiment.experiment_id
+
+    def send(self, event: Event, records: Records) -> None:
+        """Write an event to MLflow; metric rows wait for `flush`."""
+        self._records = records
+        match event:
+            case StudyStarted():
+                self._start_study(event)
+            case ArmProposed():
+                pass
+            case TrialStarted():
+                self._start_trial(records.trials[event.key], event)
+            case TrialReported():
+                run = self._trial_run(records.trials[event.key])
+                self._metrics.setdefault(run, []).extend(
+                    Metric(name, value, event.at_ms, step)
+                    for step, row in event.rows
+                    for name, value in row.items()
+                )
+                for key, step, path in event.pictures:
+                    self._log_picture(run, key, step, self._files.trial(event.key) / path, event.at_ms)
+            case TrialEnded():
+                self.flush()
+                self._end_trial(records.trials[event.key], event)
+            case StudyEnded():
+                self.flush()
+                self._end_study(event)
+            case _:
+                raise TypeError(f"unknown event {event!r}")
+
+    def flush(self) -> None:
+        """Write the metric rows that wait."""
+        for run, rows in self._metrics.items():
+            for start in range(0, len(rows), BATCH_METRICS):
+                self._api.log_batch(run, metrics=rows[start : start + BATCH_METRICS])
+        self._metrics.clear()
+
+    def recover(self) -> None:
+        """Forget the rows that wait, which will be sent again, and which pictures have arrived."""
+        self._metrics.clear()
+        self._pictures.clear()
+
+    @property
+    def _api(self) -> MlflowClient:
+        assert self._client is not None
+        return self._client
+
+    @property
+    def _opened(self) -> str:
+        assert self.experiment_id is not None
+        return self.experiment_id
+
+    # Experiment and study run
+
+    def _experiment(self) -> Experiment:
+        name = self._study.name
+        found = self._api.get_experiment_by_name(name)
+        if found is None:
+            local = not tracking_uri().startswith("http")  # else MLflow would choose the current directory
+            place = (home() / "mlflow" / "artifacts" / name).as_uri() if local else None
+            return self._api.get_experiment(self._api.create_experiment(name, artifact_location=place))
+        if found.lifecycle_stage != "active":
+            self._api.restore_experiment(found.experiment_id)
+        return found
+
+    def _start_study(self, event: StudyStarted) -> None:
+        study = self._study
+        tags = {
+            "gan_sweep.dataset": study.dataset.name,
+            "gan_sweep.objective": f"{study.objective.metric} {study.objective.mode}",
+            "mlflow.note.content": _note(study),
+        }
+        for name, text in tags.items():
+            self._api.set_experiment_tag(self._opened, name, text)
+        self._set_view(event.at_ms, finished=False)
+        run = self._study_run()
+        params: Mapping[str, Value] = {
+            "model": study.model,
+            "dataset": study.dataset.name,
+            "sampler": study.search.sampler,
+            "search_seed": study.search.seed,
+            "objective": study.objective.metric,
+            "mode": study.objective.mode,
+            "seeds": " ".join(map(str, study.seeds)),
+        }
+        self._api.log_batch(run, params=_params(params), tags=_tags(event.provenance))
+        self._api.log_artifact(run, str(self._files.definition), "config")
+        self._api.log_artifact(run, str(self._files.source), "config")
+        self._api.update_run(run, status="RUNNING")
+        for trial in self._records.trials.values():  # those that a killed driver left running
+            if trial.attempts and not trial.state.is_final:
+                self._api.update_run(self._trial_run(trial), status="SCHEDULED")
+
+    def _set_view(self, at_ms: int, *, finished: bool) -> None:
+        """The page behind the printed link. It opens at one step's pictures, which must be there to be seen:
+        the first ones while trials run, the last ones afterwards."""
+        study = self._study
+        first = arms.grid(study)[0] if study.search.sampler == "grid" else {}
+        steps = arms.trial_spec(study, first, study.seeds[0], "").picture_steps
+        view = views.saved_view_tags(
+            objective=study.objective.metric,
+            mode=study.objective.mode,
+            searched=list(study.space),
+            image_key="samples/fixed",
+            image_steps=steps if finished else steps[:1],
+            created_at_ms=at_ms,
+            n_trials=arms.arm_count(study) * len(study.seeds),
+        )
+        for name, text in view.items():
+            self._api.set_experiment_tag(self._opened, name, text)
+
+    def _study_run(self) -> str:
+        tags = {"gan_sweep.study": self._study.name, "mlflow.note.content": _note(self._study)}
+        return self._run("study", "gan_sweep.kind", "study", f"study {self._study.name}", tags, 0)
+
+    def _end_study(self, event: StudyEnded) -> None:
+        run = self._study_run()
+        standings = leaderboard(self._records, self._study.objective)
+        for picture in sorted(self._files.pictures.glob("*.png")):
+            self._api.log_artifact(run, str(picture), "plots")
+        if self._files.leaderboard.exists():
+            self._api.log_artifact(run, str(self._files.leaderboard), "tables")
+        if standings:
+            best = standings[0]
+            if best.mean is not None and event.state != "stopped":
+                n_final = sum(trial.state.is_final for trial in self._records.trials.values())
+                self._api.log_batch(
+                    run,
+                    metrics=[Metric(f"best/{self._study.objective.metric}", best.mean, event.at_ms, n_final)],
+                    tags=_tags({"gan_sweep.best_arm": best.arm.label}),
+                )
+        self._api.set_tag(run, "gan_sweep.state", event.state)
+        self._set_view(event.at_ms, finished=True)
+        status = {"completed": "FINISHED", "failed": "FAILED"}.get(event.state, "KILLED")
+        self._api.set_terminated(run, status, end_time=event.at_ms)
+
+    # Trials
+
+    def _start_trial(self, trial: TrialRecord, event: TrialStarted) -> None:
+        run = self._trial_run(trial)
+        tags = {"gan_sweep.state": State.RUNNING.value, "gan_sweep.attempt": str(event.attempt)}
+        self._api.log_batch(run, tags=_tags(tags))
+        self._api.update_run(run, status="RUNNING")
+
+    def _trial_run(self, trial: TrialRecord) -> str:
+        if trial.key in self._described:
+            return self._runs[trial.key]
+        spec = arms.trial_spec(self._study, self._records.arms[trial.arm].values, trial.seed, "")
+        tags = {
+            "mlflow.parentRunId": self._study_run(),
+            "mlflow.runColor": COLOURS[trial.arm % len(COLOURS)],
+            "gan_sweep.study": self._study.name,
+            "gan_sweep.arm": trial.label,
+            "gan_sweep.seed": str(trial.seed),
+            **{name: text for name, text in self._records.provenance.items() if name.startswith("mlflow.")},
+        }
+        run = self._run("trial", "gan_sweep.trial_key", trial.key, trial.name, tags, self._records.updated_ms)
+        params = {
+            "model": self._study.model, "dataset": self._study.dataset.name, "seed": trial.seed,
+            "steps": spec.steps, "eval_samples": spec.eval_samples, **arms.hyperparameters(spec),
+        }  # fmt: skip
+        self._api.log_batch(run, params=_params(params))
+        dataset = Dataset(
+            name=self._study.dataset.name,
+            digest=self._records.provenance.get("gan_sweep.dataset_digest", "unknown")[:32],
+            source_type="gan_sweep",
+            source=json.dumps({"name": self._study.dataset.name, "limit": self._study.dataset.limit}),
+        )
+        self._api.log_inputs(run, [DatasetInput(dataset)])
+        self._described.add(trial.key)
+        return run
+
+    def _run(self, kind: str, tag: str, value: str, name: str, tags: Mapping[str, str], at_ms: int) -> str:
+        """This study's run that carries the tag, created when there is none; of several, the oldest."""
+        if value not in self._runs:
+            found = self._find_runs(tag, value)
+            if not found:
+                mine = {"gan_sweep.kind": kind, "gan_sweep.study_uid": self._records.uid, tag: value, **tags}
+                self._api.create_run(self._opened, start_time=at_ms or None, tags=mine, run_name=name)
+                found = self._find_runs(tag, value)  # a call that timed out may have made another one
+            for double in found[1:]:
+                self._api.delete_run(double)
+            self._runs[value] = found[0]
+        return self._runs[value]
+
+    def _find_runs(self, tag: str, value: str) -> list[str]:
+        query = f"tags.`{tag}` = '{value}' AND tags.`gan_sweep.study_uid` = '{self._records.uid}'"
+        order = ["attributes.start_time ASC", "attributes.run_id ASC"]
+        found = self._api.search_runs([self._opened], query, ViewType.ACTIVE_ONLY, order_by=order)
+        return [str(run.info.run_id) for run in found]
+
+    def _log_picture(self, run: str, key: str, step: int, path: Path, at_ms: int) -> None:
+        name = f"images/{key.replace('/', '~')}+step+{step}+timestamp+{at_ms}+"
+        if run not in self._pictures:
+            self._pictures[run] = _logged_pictures(self._api, run)
+        if name in self._pictures[run]:
+            return
+        try:
+            with Image.open(path) as picture:
+                self._api.log_image(run, picture, key=key, step=step, timestamp=at_ms, synchronous=True)
+        except (FileNotFoundError, UnidentifiedImageError) as error:
+            # Deleted or damaged on this disk: the rest must go on.
+            self._api.set_tag(run, "gan_sweep.lost_picture", f"{key} of step {step}: {error}"[:5000])
+        self._pictures[run].add(name)
+
+    def _end_trial(self, trial: TrialRecord, event: TrialEnded) -> None:
+        run = self._trial_run(trial)
+        state = State(event.state)
+        tags = {"gan_sweep.state": state.value, "gan_sweep.reason": event.reason}
+        finals = [Metric(name, value, event.at_ms, event.step) for name, value in trial.finals().items()]
+        self._api.log_batch(run, metrics=finals if state.is_final else [], tags=_tags(tags))
+        if event.detail:
+            self._api.log_text(run, event.detail, f"logs/attempt-{event.attempt}.txt")
+        if state.is_final:
+            for plot in results.write_trial_plots(self._files, trial):
+                self._api.log_artifact(run, str(plot), "plots")
+            for checkpoint in sorted((self._files.trial(trial.key) / "checkpoints").glob("step_*[0-9]"))[-1:]:
+                self._api.log_artifacts(run, str(checkpoint), f"checkpoints/{checkpoint.name}")
+        status = RUN_STATUS[state]
+        if status == "SCHEDULED":
+            self._api.update_run(run, status=status)
+        else:
+            self._api.set_terminated(run, status, end_time=event.at_ms)
+
+
+def _logged_pictures(client: MlflowClient, run: str) -> set[str]:
+    """Names, without their random end, of the pictures that a run holds completely."""
+    paths = (file.path for file in client.list_artifacts(run, "images"))
+    return {path.rsplit("+", 2)[0] + "+" for path in paths if path.endswith("+compressed.webp")}
+
+
+def _params(values: Mapping[str, Value]) -> list[Param]:
+    """Numbers with all of their digits."""
+    return [Param(name, str(value)) for name, value in values.items()]
+
+
+def _tags(values: Mapping[str, str]) -> list[RunTag]:
+    return [RunTag(name, text[:5000]) for name, text in values.items()]
+
+
+def _note(study: StudySpec) -> str:
+    space = "\n".join(
+        f"- `{name}`: {axis.model_dump(exclude_none=True)}" for name, axis in study.space.items()
+    )
+    return f"**{study.name}**: {study.description}\n\n{study.source}\n\n{space}"[:5000]

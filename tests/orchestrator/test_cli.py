@@ -1,0 +1,253 @@
+"""The command line as a user meets it: output, JSON, errors and exit codes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.cli import main
+from orchestrator.testing import tiny_study
+
+Invoke = Callable[..., tuple[int, str, str]]
+
+TINY = """\
+version: 1
+name: tiny
+model: obs_mlp
+dataset: digits
+seeds: [0, 1]
+train: {steps: 12, batch_size: 8, log_every: 2}
+fixed: {width: 8, latent_dim: 4}
+space: {lr: {choices: [1e-3, 1e-4]}}
+pictures: {count: 2, samples: 4}
+evaluate: {samples: 16}
+"""
+
+
+@pytest.fixture
+def invoke(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Invoke:
+    """Run `gan-sweep ARGUMENTS`; returns exit code, stdout and stderr."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["gan-sweep", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as exited:
+            main()
+        captured = capsys.readouterr()
+        return int(exited.value.code or 0), captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(TINY)
+    return path
+
+
+def everything_below(path: Path) -> set[Path]:
+    return set(path.rglob("*"))
+
+
+def test_a_valid_study_is_counted(invoke: Invoke, tiny: Path) -> None:
+    assert invoke("validate", tiny) == (0, f"{tiny} is valid: 2 arms x 2 seeds\n", "")
+    assert json.loads(invoke("validate", tiny, "--json")[1]) == {
+        "valid": True, "study": "tiny", "arms": 2, "trials": 4,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("command", ["validate", "plan", "submit"])
+def test_an_invalid_study_names_every_problem_and_creates_nothing(
+    command: str, invoke: Invoke, tiny: Path, private_home: Path
+) -> None:
+    tiny.write_text(TINY.replace("obs_mlp", "obs_mpl").replace("steps: 12", "epocs: 12"))
+    code, stdout, stderr = invoke(command, tiny)
+    assert (code, stdout) == (2, "")
+    assert f"{tiny}:3:8: model: unknown model 'obs_mpl'; did you mean obs_mlp?" in stderr
+    assert f"{tiny}:6:9: train.epocs: unknown key 'epocs', did you mean epochs?" in stderr
+    assert "Traceback" not in stderr
+    assert not private_home.exists()
+
+
+def test_problems_are_json_for_those_who_ask_for_json(invoke: Invoke, tiny: Path) -> None:
+    tiny.write_text(TINY.replace("steps: 12", "lr: 12"))
+    code, stdout, _ = invoke("validate", tiny, "--json")
+    (line,) = json.loads(stdout)["problems"]
+    assert code == 2
+    assert "lr is a hyperparameter; put it under fixed, or under space to compare values" in line
+
+
+def test_the_version_is_printed(invoke: Invoke) -> None:
+    assert invoke("--version") == (0, "gan-sweep 0.1.0\n", "")
+
+
+def test_a_reader_that_goes_away_is_no_failed_trial(tiny: Path) -> None:
+    script = "from orchestrator.cli import main; main()"
+    piped = f"{sys.executable} -c '{script}' models --json | true; exit ${{PIPESTATUS[0]}}"
+    assert subprocess.run(["bash", "-c", piped], check=False).returncode in (0, 141)
+
+
+def test_a_file_that_does_not_exist_is_one_line(invoke: Invoke, tmp_path: Path) -> None:
+    code, _, stderr = invoke("submit", tmp_path / "absent.yaml")
+    assert code == 2
+    assert len(stderr.strip().splitlines()) == 1
+    assert "absent.yaml" in stderr
+
+
+def test_the_plan_says_what_would_run(invoke: Invoke, tiny: Path, private_home: Path) -> None:
+    code, stdout, _ = invoke("plan", tiny)
+    assert code == 0
+    assert "lr=0.0001" in stdout
+    plan = json.loads(invoke("submit", tiny, "--dry-run", "--json")[1])
+    assert (plan["n_arms"], plan["seeds"], plan["n_trials"], plan["steps"]) == (2, [0, 1], 4, [12])
+    assert plan["arms"] == ["lr=0.001", "lr=0.0001"]
+    assert not private_home.exists()
+
+
+@pytest.mark.parametrize(
+    ("resources", "words"),
+    [("gpu: 2", "a trial needs 2 GPUs, this machine has 0"), ("cpu: 1000", "a trial needs 1000 CPU cores")],
+)
+def test_resources_that_this_machine_lacks_are_named_before_anything_is_created(
+    resources: str,
+    words: str,
+    invoke: Invoke,
+    tiny: Path,
+    private_home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    tiny.write_text(TINY + f"resources: {{{resources}}}\n")
+    for command in ("plan", "submit"):
+        code, _, stderr = invoke(command, tiny)
+        assert code == 2
+        assert words in stderr
+    assert not private_home.exists()
+
+
+def test_an_unknown_study_lists_those_there_are(invoke: Invoke) -> None:
+    assert invoke("status")[0] == 2
+    assert "no study was submitted yet" in invoke("status")[2]
+
+
+def test_models_and_datasets_are_listed(invoke: Invoke) -> None:
+    rows = json.loads(invoke("models", "--json")[1])
+    assert [row["model"] for row in rows] == ["obs_dcgan", "obs_mlp"]
+    params = {row["hyperparameter"]: row for row in json.loads(invoke("models", "obs_mlp", "--json")[1])}
+    assert params["lr"]["default"] == 2e-4
+    assert params["lr_d"]["default"] == "= lr"
+    assert "mnist5k" in invoke("datasets")[1]
+    code, _, stderr = invoke("models", "obs_mpl")
+    assert (code, "did you mean obs_mlp?" in stderr) == (2, True)
+
+
+def test_the_schema_is_json(invoke: Invoke) -> None:
+    assert json.loads(invoke("schema")[1])["properties"]["name"]
+
+
+def test_the_doctor_speaks_of_everything_a_study_needs(invoke: Invoke) -> None:
+    findings = json.loads(invoke("doctor", "--json")[1])
+    assert {"Python", "torch", "ray", "mlflow", "processor", "GPU", "home", "mnist"} <= {
+        f["what"] for f in findings
+    }
+    assert "cores" in invoke("doctor")[1]
+
+
+@pytest.mark.filterwarnings("ignore")  # MLflow's store leaves connections to the collector
+class TestSubmit:
+    """One real submit in this process, and what the other commands make of it."""
+
+    def submit(self, invoke: Invoke, path: Path, *arguments: str) -> tuple[int, str, str]:
+        return invoke("submit", path, "--backend", "inline", *arguments)
+
+    def test_from_submit_to_best(self, invoke: Invoke, tiny: Path, private_home: Path) -> None:
+        code, stdout, stderr = self.submit(invoke, tiny)
+        assert code == 0
+        for words in ("lr=0.001", "2/2", "best_losses.png", "samples/step_000000012.png", "gan-sweep ui",
+                      "viewStateShareKey=gansweep-overview"):  # fmt: skip
+            assert words in stdout
+        assert stderr.count("completed") == 4
+
+        (row,) = json.loads(invoke("list", "--json")[1])
+        assert (row["study"], row["state"], row["done"], row["trials"]) == ("tiny", "completed", 4, 4)
+        status = json.loads(invoke("status", "ti", "--json")[1])
+        assert [t["state"] for t in status["trials"]] == ["completed"] * 4
+        assert "lr=0.0001" in invoke("status")[1]
+        best: dict[str, Any] = json.loads(invoke("best", "tiny", "--json")[1])
+        assert [s["completed"] for s in best["leaderboard"]] == [2, 2]
+        for path in best["files"].values():
+            assert Path(path).exists()
+        assert Path(best["files"]["best_checkpoint"], "manifest.json").exists()
+
+        journal = private_home / "studies" / "tiny" / "journal.jsonl"
+        before = journal.read_bytes()
+        code, again, _ = self.submit(invoke, tiny, "--json")
+        assert code == 0
+        assert journal.read_bytes() == before
+        assert json.loads(again)["leaderboard"] == best["leaderboard"]
+
+        code, stdout, stderr = self.submit(invoke, tiny, "--set", "fixed.width=16")
+        assert code == 2
+        assert "a study named tiny exists with another definition:\n  fixed.width: 8 -> 16" in stderr
+        assert journal.read_bytes() == before
+
+        code, _, stderr = invoke("status", "nothing")
+        assert (code, "no study is called 'nothing'; there are: tiny" in stderr) == (2, True)
+
+        for path in (p for p in everything_below(private_home / "studies") if p.is_file()):
+            assert path.stat().st_mode & 0o077 == 0, f"{path} can be read by others"
+
+    def test_a_diverged_seed_is_shown_and_does_not_fail_the_study(self, invoke: Invoke, tiny: Path) -> None:
+        tiny.write_text(
+            TINY.replace("steps: 12", "steps: 300").replace("latent_dim: 4", "latent_dim: 4, optimizer: sgd")
+            .replace("1e-3", "10.0")
+        )  # fmt: skip
+        code, stdout, stderr = self.submit(invoke, tiny)
+        assert code == 0
+        assert "0/2, diverged 2" in stdout
+        assert "not finite at step" in stderr
+
+    def test_a_study_that_is_running_is_not_started_twice(
+        self, invoke: Invoke, tiny: Path, private_home: Path
+    ) -> None:
+        from filelock import FileLock
+
+        root = private_home / "studies" / "tiny"
+        root.mkdir(parents=True)
+        with FileLock(root / "lock"):
+            code, _, stderr = self.submit(invoke, tiny)
+        assert (code, "study tiny is running already" in stderr) == (2, True)
+        assert not (root / "journal.jsonl").exists()
+
+    def test_a_mistyped_data_directory_is_refused_and_not_made(
+        self, invoke: Invoke, tiny: Path, tmp_path: Path
+    ) -> None:
+        code, _, stderr = self.submit(invoke, tiny, "--data-dir", str(tmp_path / "dta"))
+        assert (code, "is not a directory" in stderr) == (2, True)
+        assert not (tmp_path / "dta").exists()
+
+    def test_missing_data_is_explained(
+        self, invoke: Invoke, tiny: Path, private_home: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        import torchvision.datasets
+
+        monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", ["http://127.0.0.1:9/"])
+        code, _, stderr = self.submit(invoke, tiny, "--set", "dataset=mnist")
+        assert code == 2
+        assert "mnist5k" in stderr
+        assert not (private_home / "studies").exists()
+
+
+def test_the_tiny_study_of_the_tests_is_the_one_in_yaml(tiny: Path) -> None:
+    from orchestrator.loader import load_study
+
+    spec = load_study(tiny)
+    assert spec.space == tiny_study().space
+    assert spec.seeds == tiny_study().seeds

@@ -1,0 +1,217 @@
+"""Claims about the checks between the fields of a study."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from orchestrator.study import (
+    MAX_ARMS,
+    Choices,
+    KeyPath,
+    Range,
+    StudySpec,
+    hyperparameters,
+    problems,
+    related,
+    total_steps,
+    training_values,
+    unknown,
+)
+from orchestrator.testing import tiny_study
+from trials.spec import TRAINING
+
+
+def spec(**fields: Any) -> StudySpec:
+    return StudySpec.model_validate(
+        {"version": 1, "name": "s", "model": "obs_mlp", "dataset": "mnist5k", **fields}
+    )
+
+
+def found(study: StudySpec, broken: Sequence[KeyPath] = ()) -> dict[KeyPath, str]:
+    return {problem.path: problem.message for problem in problems(study, broken)}
+
+
+def test_a_plain_study_has_no_problems() -> None:
+    assert found(spec()) == {}
+    assert found(spec(space={}, fixed={})) == {}
+
+
+@pytest.mark.parametrize(
+    ("fields", "path", "message"),
+    [
+        ({"dataset": "minst"}, ("dataset", "name"), "unknown dataset 'minst'; did you mean mnist?"),
+        ({"dataset": {"name": "digits", "limit": 1798}}, ("dataset", "limit"), "digits has 1797 images"),
+        ({"model": "obs_dcgan", "dataset": "digits", "train": {"batch_size": 3000}}, ("train", "batch_size"),
+         "a batch of 3000 is larger than the dataset (1797 images)"),
+        ({"train": {"epochs": 1, "steps": 1}}, ("train", "steps"), "give either epochs or steps, not both"),
+        ({"train": {"steps": 5}}, ("train", "log_every"), "training has 5 steps (got 20)"),
+        ({"train": {"batch_size": 64}, "fixed": {"batch_size": 64}}, ("train", "batch_size"), "given twice"),
+        ({"fixed": {"lr": 1.0}, "space": {"lr": {"choices": [0.1]}}}, ("fixed", "lr"), "is in space too"),
+        ({"fixed": {"dropout": 0.5}}, ("fixed", "dropout"), "unknown hyperparameter 'dropout'"),
+        ({"space": {"batch_size": {"choices": [16, 9000]}}}, ("space", "batch_size"), "a batch of 9000"),
+        ({"space": {"batch_size": {"low": 16, "high": 9000}}}, ("space", "batch_size"), "a batch of 9000"),
+        ({"fixed": {"batch_size": 9000}}, ("fixed", "batch_size"), "a batch of 9000 is larger"),
+        ({"space": {"optimizer": {"low": 1, "high": 2}}}, ("space", "optimizer"), "write choices: [...]"),
+        ({"space": {"lr": {"low": 1, "high": 5}}}, ("space", "lr"), "a grid needs choices or a step"),
+        ({"search": {"trials": 5}}, ("search", "trials"), "a grid runs every point once"),
+        ({"search": {"sampler": "tpe"}}, ("search",), "sampler tpe needs trials"),
+        ({"search": {"sampler": "random", "trials": 5}}, ("space",), "has nothing to search"),
+        ({"claims": [{"id": "a", "says": ""}, {"id": "a", "says": ""}]}, ("claims", 1, "id"), "listed twice"),
+        ({"space": {"width": {"low": 1, "high": 4096}, "latent_dim": {"low": 1, "high": 4096}}}, ("space",),
+         f"the grid has 16777216 arms; at most {MAX_ARMS}"),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_together_is_explained(fields: dict[str, Any], path: KeyPath, message: str) -> None:
+    assert message in found(spec(**fields))[path]
+
+
+@pytest.mark.parametrize("step", [1e-300, 5e-324, 1e-9])
+def test_a_tiny_step_is_refused_without_building_its_values(step: float) -> None:
+    study = spec(space={"beta1": {"low": 0.0, "high": 0.5, "step": step}})
+    assert found(study)["space", "beta1", "step"].startswith("makes more than 100000 values of 0.0..0.5")
+
+
+def test_what_depends_on_a_broken_part_is_not_checked() -> None:
+    study = spec(model="", dataset="", search={"sampler": "grid", "trials": 3}, seeds=[1, 1])
+    assert found(study, [("model",), ("dataset",), ("search", "sampler")]).keys() == {("seeds", 1)}
+
+
+def test_paths_are_related_when_one_leads_to_the_other() -> None:
+    assert related(("space",), ("space", "lr"))
+    assert related(("space", "lr", "low"), ("space", "lr"))
+    assert not related(("space", "lr"), ("space", "lr_g"))
+
+
+def test_unknown_names_the_nearest_and_all() -> None:
+    assert unknown("model", "obs_mlq", ["obs_mlp", "b"]) == (
+        "unknown model 'obs_mlq'; did you mean obs_mlp? known: b, obs_mlp"
+    )
+    assert unknown("model", "zzz", ["b"]) == "unknown model 'zzz'; known: b"
+
+
+# Ranges
+
+ENDS = st.integers(-1000, 1000)
+
+
+@given(ENDS, st.integers(1, 50), st.integers(1, 40))
+def test_a_stepped_range_visits_its_bounds_and_nothing_outside(low: int, n: int, step: int) -> None:
+    for scale in (1, 0.1, 1e-5):
+        axis = Range(low=low * scale, high=(low + n * step) * scale, step=step * scale)
+        values = axis.values()
+        assert values is not None
+        assert len(values) == n + 1
+        assert values[0] == pytest.approx(axis.low, rel=1e-14)
+        assert values[-1] == pytest.approx(axis.high, rel=1e-14)
+        numbers = [float(value) for value in values]
+        assert numbers == sorted(set(numbers))
+        assert numbers[-1] <= axis.high
+
+
+def test_whole_numbers_stay_whole_and_decimals_read_as_written() -> None:
+    assert Range(low=1, high=5, step=2).values() == [1, 3, 5]
+    assert Range(low=1, high=3).values() == [1, 2, 3]
+    assert Range(low=0, high=1, step=0.1).values() == [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
+    assert Range(low=0.5, high=1).values() is None
+    assert Range(low=1, high=5, log=True).values() is None
+
+
+# Length
+
+
+def test_an_epoch_drops_its_last_short_batch() -> None:
+    study = spec(dataset={"name": "mnist5k", "limit": 1000}, train={"epochs": 3})
+    assert total_steps(study, 300) == 9
+
+
+def test_training_values_of_an_arm_win_over_fixed_over_train_over_the_recipe() -> None:
+    study = spec(train={"batch_size": 32}, fixed={"lr": 0.5, "width": 16})
+    values = training_values(study, {"lr": 0.25})
+    assert (values["lr"], values["lr_g"], values["batch_size"], values["beta2"]) == (0.25, 0.25, 32, 0.999)
+    assert "width" not in values
+
+
+def test_hyperparameters_are_those_of_training_and_of_the_model() -> None:
+    assert hyperparameters(spec()).keys() == {*TRAINING, "latent_dim", "width"}
+    assert hyperparameters(spec(model="x")) == {}
+
+
+# Robustness
+
+NUMBERS = (
+    st.integers()
+    | st.floats()
+    | st.sampled_from([0, 1, -1, 2**63 - 1, -(2**63), 10**40, 1e308, -1e308, 5e-324, math.inf])
+)
+SCALARS = NUMBERS | st.booleans() | st.text(max_size=5) | st.sampled_from(["adam", "sgd"])
+NAMES = st.sampled_from([*TRAINING, "width", "latent_dim", "x", ""])
+AXES = st.one_of(
+    st.builds(lambda values: {"choices": values}, st.lists(SCALARS, max_size=4)),
+    st.fixed_dictionaries(
+        {"low": NUMBERS, "high": NUMBERS}, optional={"step": NUMBERS, "log": st.booleans()}
+    ),
+)
+STUDIES = st.fixed_dictionaries(
+    {
+        "version": st.just(1),
+        "name": st.just("s"),
+        "model": st.sampled_from(["obs_mlp", "obs_dcgan", "x", ""]),
+        "dataset": st.sampled_from(["mnist", "digits", "x", ""]),
+    },
+    optional={
+        "space": st.dictionaries(NAMES, AXES, max_size=4),
+        "fixed": st.dictionaries(NAMES, SCALARS, max_size=3),
+        "train": st.fixed_dictionaries(
+            {},
+            optional={
+                name: NUMBERS for name in ("epochs", "steps", "batch_size", "batch_size_g", "log_every")
+            },
+        ),
+        "search": st.fixed_dictionaries({"sampler": st.sampled_from(["grid", "random", "tpe"])}),
+        "seeds": st.lists(st.integers(0, 3), min_size=1, max_size=3),
+    },
+)
+
+
+@settings(max_examples=200)
+@given(STUDIES)
+def test_problems_never_raises_on_what_the_fields_accept(document: dict[str, Any]) -> None:
+    document = {key: value for key, value in document.items() if _accepted(key, value)}
+    for key in ("space", "fixed"):
+        document[key] = {k: v for k, v in document.get(key, {}).items() if _accepted(key, {k: v})}
+    for problem in problems(spec(**document)):
+        assert problem.message
+
+
+def _accepted(key: str, value: object) -> bool:
+    """Whether the field alone passes; most random axes do, most random numbers in train do not."""
+    if key in ("space", "fixed") and isinstance(value, dict) and len(value) > 1:
+        return True
+    try:
+        spec(**{key: value})
+    except ValidationError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(
+    "axis", [Choices(choices=[1, True, "x"]), Range(low=-1e308, high=1e308, step=1e-300)]
+)
+def test_odd_axes_of_the_batch_size_are_refused_not_stumbled_over(axis: Choices | Range) -> None:
+    assert found(spec(space={"batch_size": axis}))
+
+
+def test_a_search_of_more_arms_than_the_space_has_points_is_refused() -> None:
+    two_points: dict[str, Any] = {"space": {"lr": {"choices": [1e-3, 1e-4]}}}
+    found = problems(tiny_study(**two_points, search={"sampler": "random", "trials": 3}))
+    assert [(p.path, p.message) for p in found] == [
+        (("search", "trials"), "the space has only 2 points (got 3); a grid runs them all")
+    ]
+    assert problems(tiny_study(**two_points, search={"sampler": "tpe", "trials": 2})) == []
