@@ -4,7 +4,7 @@ shipper.py sends events again after a crash or an outage. Nothing doubles, becau
 
 - an experiment is found by its name and a run by its trial key before one is created;
 - metric rows carry the journal's timestamps, and MLflow keeps one row of identical ones;
-- pictures already in a run are recognised by key, step and timestamp.
+- a picture's file names are the same each time (MLflow's own carry a random part), so it is written over.
 
 Ray's stock MLflow callback does none of this, and blocks the driver while a server is away.
 """
@@ -16,6 +16,7 @@ import logging
 import os
 import sqlite3
 import tempfile
+import uuid
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
@@ -31,7 +32,8 @@ os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
 
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, Experiment, Metric, Param, RunTag, ViewType
-from PIL import Image, UnidentifiedImageError
+from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_IMAGES
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from models import Value
 from orchestrator import arms, results, views
@@ -56,6 +58,7 @@ for noisy in ("alembic", "mlflow"):
 BATCH_METRICS = 1000  # MLflow's limit a request
 COLOURS = ("#00798c", "#d1495b", "#edae49", "#2e933c", "#30638e", "#8f2d56", "#6c757d", "#f4845f", "#5e548e",
            "#3a7d44", "#b08968", "#003d5b")  # fmt: skip
+PREVIEW_END, PREVIEW_SIZE = "+compressed.webp", (256, 256)  # what MLflow's page shows in its grids
 RUN_STATUS = {
     State.COMPLETED: "FINISHED", State.PRUNED: "FINISHED", State.DIVERGED: "FAILED", State.FAILED: "FAILED",
     State.STOPPED: "KILLED", State.WAITING: "SCHEDULED",
@@ -305,14 +308,18 @@ class MlflowSink:
         return [str(run.info.run_id) for run in found]
 
     def _log_picture(self, run: str, key: str, step: int, path: Path, at_ms: int) -> None:
-        name = f"images/{key.replace('/', '~')}+step+{step}+timestamp+{at_ms}+"
+        """What `log_image(key=, step=, timestamp=)` does, under names that an interrupted upload finds again."""
+        unique = uuid.uuid5(uuid.NAMESPACE_OID, f"{run} {key} {step} {at_ms}")
+        name = f"images/{key.replace('/', '~')}+step+{step}+timestamp+{at_ms}+{unique}"
         if run not in self._pictures:
             self._pictures[run] = _logged_pictures(self._api, run)
         if name in self._pictures[run]:
             return
         try:
             with Image.open(path) as picture:
-                self._api.log_image(run, picture, key=key, step=step, timestamp=at_ms, synchronous=True)
+                self._api.log_image(run, picture, f"{name}.png")
+                self._api.log_image(run, ImageOps.contain(picture, PREVIEW_SIZE), name + PREVIEW_END)
+            self._api.set_tag(run, MLFLOW_LOGGED_IMAGES, "True")
         except (FileNotFoundError, UnidentifiedImageError) as error:
             # Deleted or damaged on this disk: the rest must go on.
             self._api.set_tag(run, "gan_sweep.lost_picture", f"{key} of step {step}: {error}"[:5000])
@@ -339,9 +346,9 @@ class MlflowSink:
 
 
 def _logged_pictures(client: MlflowClient, run: str) -> set[str]:
-    """Names, without their random end, of the pictures that a run holds completely."""
+    """Names, without their endings, of the pictures that a run holds completely."""
     paths = (file.path for file in client.list_artifacts(run, "images"))
-    return {path.rsplit("+", 2)[0] + "+" for path in paths if path.endswith("+compressed.webp")}
+    return {path.removesuffix(PREVIEW_END) for path in paths if path.endswith(PREVIEW_END)}
 
 
 def _params(values: Mapping[str, Value]) -> list[Param]:

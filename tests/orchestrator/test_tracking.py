@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from PIL import Image
 
 from orchestrator.backends.inline import InlineBackend
 from orchestrator.home import StudyFiles
@@ -172,7 +173,7 @@ class Flaky:
             return method
 
         def call(*args: Any, **kwargs: Any) -> Any:
-            made = f"{name} {args} {kwargs}"
+            made = f"{name} {[arg for arg in args if not isinstance(arg, Image.Image)]} {kwargs}"
             self.lost += made not in self._made
             if made not in self._made:
                 self._made.add(made)
