@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -70,48 +71,128 @@ class Param:
         return self.high is None or not (value > self.high or (self.high_open and value == self.high))
 
 
+STRUCTURE: Mapping[str, Param] = MappingProxyType(
+    {
+        "dropout": Param(
+            kind=float, default=0.0, low=0, high=1, high_open=True,
+            doc="rate of the dropout in the discriminator", source="Srivastava et al. 2014",
+        ),
+        "spectral_norm": Param(
+            kind=str, default="none", choices=("none", "d", "both"),
+            doc="nets whose Linear and Conv weights are divided by their largest singular value",
+            source="Miyato et al. 2018",
+        ),
+        "equalized_lr": Param(
+            kind=bool, default=False, doc="weights kept as N(0, 1) and scaled by gain/sqrt(fan_in) when used",
+            source="Karras et al. 2017, 4.1",
+        ),
+        "pixel_norm": Param(
+            kind=str, default="none", choices=("none", "before", "after"),
+            doc="normalise each position's channels in the generator, before or after the activation",
+            source="Karras et al. 2017, 4.2",
+        ),
+        "minibatch_stddev": Param(
+            kind=bool, default=False, doc="show the discriminator the spread over the batch as one more channel",
+            source="Karras et al. 2017, 3",
+        ),
+        "minibatch_stddev_group": Param(
+            kind=int, default=0, low=0, high=65536, doc="images a spread is taken over; 0: the whole batch",
+            source="Karras et al. 2017, 3",
+        ),
+        "multi_scale": Param(
+            kind=bool, default=False, doc="the generator shows the discriminator an image of every resolution",
+            source="Karnewar and Wang 2020",
+        ),
+        "progressive": Param(
+            kind=bool, default=False, doc="grow both nets from 4x4 to the full resolution",
+            source="Karras et al. 2017, 2",
+        ),
+    }
+)  # fmt: skip
+"""Options that shape the networks of any family, all off by default."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preset:
     """A named GAN with its hyperparameters and the training recipe it was published with.
 
-    `recipe` overrides the defaults of the training hyperparameters (`trials.spec.TRAINING`) and may set
-    `epochs`. `size_multiple`: image height and width must be multiples of it. `pixels` is the range of the
-    generator's output and of the images the discriminator sees: "tanh" [-1, 1] or "unit" [0, 1].
+    `recipe` overrides the defaults of options (`STRUCTURE`, `trials.spec.TRAINING`) and may set `epochs` or
+    `steps`. `refuses`: options this family cannot take, and why. `channels`, `sizes`: the image channels
+    and sides it makes (any when empty); `size_multiple`: sides must be multiples of it. `pixels`: the range of the generator's output and of
+    the images the discriminator sees, "tanh" [-1, 1] or "unit" [0, 1]. `conditional`: both nets are given the
+    class. `loss`: "bce" on logits, or "wasserstein" on a critic's scores. `tiny`: values of `params` with which the
+    networks train in milliseconds, for tests and trying out.
     """
 
     name: str
     doc: str
     source: str
     pixels: Literal["tanh", "unit"]
+    loss: Literal["bce", "wasserstein"] = "bce"
+    conditional: bool = False
+    channels: tuple[int, ...] = ()
+    sizes: tuple[int, ...] = ()
     size_multiple: int = 1
     params: Mapping[str, Param] = field(default_factory=dict)
     recipe: Mapping[str, Value] = field(default_factory=dict)
+    refuses: Mapping[str, str] = field(default_factory=dict)
+    tiny: Mapping[str, Value] = field(default_factory=dict)
+
+    @property
+    def build_params(self) -> dict[str, Param]:
+        """What `models.build` takes: the family's own parameters and the structural options it does not refuse."""
+        shared = {
+            name: replace(param, default=self.recipe.get(name, param.default))
+            for name, param in STRUCTURE.items()
+            if name not in self.refuses
+        }
+        return {**self.params, **shared}
+
+    @property
+    def tiny_side(self) -> int:
+        """The side of the smallest square images worth trying it on."""
+        return min(self.sizes) if self.sizes else -(-8 // self.size_multiple) * self.size_multiple
 
     def shape_problem(self, image_shape: ImageShape) -> str | None:
         """Say why this GAN cannot make images of `image_shape` (C, H, W), or None."""
-        _, height, width = image_shape
+        channels, height, width = image_shape
+        if self.channels and channels not in self.channels:
+            allowed = " or ".join(map(str, self.channels))
+            return (
+                f"{self.name} makes images of {allowed} channels (got {channels}), set the dataset's channels"
+            )
+        if self.sizes and (height != width or height not in self.sizes):
+            sides = " or ".join(f"{side}x{side}" for side in self.sizes)
+            return f"{self.name} makes images of {sides} (got {height}x{width}), set the dataset's size"
         if height % self.size_multiple or width % self.size_multiple:
             return (
                 f"{self.name} needs images whose sides are multiples of {self.size_multiple} "
-                f"(got {height}x{width})"
+                f"(got {height}x{width}), set the dataset's size"
             )
         return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gan:
-    """Two networks and how they are trained against each other.
+    """Two networks and what is particular about training them against each other.
 
     generator      (N, Z) -> (N, C, H, W) in the range of `pixels`
-    discriminator  (N, C, H, W) -> (N,) logits
+    discriminator  (N, C, H, W) -> (N,) logits, or a critic's scores
     latent         (n, torch.Generator) -> (n, Z), drawn on the generator's device
-    d_loss         (logits of real, logits of fake) -> (total to minimise, real term, fake term), scalars
-    g_loss         logits of fake -> scalar
+
+    n_classes > 0: both nets take a second argument, the labels (N,) int64 in 0..n_classes-1.
+    scales: for multi-scale gradients, the heights of the images, ascending; the generator then returns and the
+    discriminator then takes a tuple of (N, C, s, s), one for each scale s. Empty otherwise.
+    levels: for progressive growing, the resolutions in their order; both nets then have
+    `grow(level: int, alpha: float)`, with `level` an index into `levels` and alpha in [0, 1] the share of the
+    newest resolution. Images are of the full size at every level. Empty otherwise.
     """
 
     generator: nn.Module
     discriminator: nn.Module
     pixels: Literal["tanh", "unit"]
     latent: Callable[..., Tensor]
-    d_loss: Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
-    g_loss: Callable[[Tensor], Tensor]
+    loss: Literal["bce", "wasserstein"] = "bce"
+    n_classes: int = 0
+    scales: tuple[int, ...] = ()
+    levels: tuple[int, ...] = ()

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import adaptive_avg_pool2d, interpolate
+from torch.nn.utils.parametrizations import spectral_norm
+from torch.nn.utils.parametrize import register_parametrization
+
+Weighted = nn.Linear | nn.Conv1d | nn.Conv2d | nn.ConvTranspose2d
+"""The layers that initialisers, spectral norm and equalised learning rates act on; never recurrent ones."""
 
 
 class NormalLatent:
@@ -17,6 +25,17 @@ class NormalLatent:
         return torch.randn(n, self.dim, generator=generator, device=generator.device)
 
 
+class UniformLatent:
+    """Draws z ~ U(-1, 1)."""
+
+    def __init__(self, dim: int) -> None:
+        self.dim = dim
+
+    def __call__(self, n: int, generator: torch.Generator) -> Tensor:
+        """(n, Z) on the device of `generator`."""
+        return torch.rand(n, self.dim, generator=generator, device=generator.device) * 2 - 1
+
+
 class Squeeze(nn.Module):
     """(N, 1) -> (N,): the shape in which a discriminator gives its logits."""
 
@@ -24,11 +43,131 @@ class Squeeze(nn.Module):
         return logits.squeeze(1)
 
 
+class ToImage(nn.Conv2d):
+    """A convolution whose output is an image: its equalised learning rate has gain 1."""
+
+
+class ReadLabel(nn.Linear):
+    """A linear layer that reads a label: spectral norm leaves it alone."""
+
+
+class PixelNorm(nn.Module):
+    """b = a / sqrt(mean_c a_c^2 + 1e-8) at every position of (N, C, ...) (Karras et al. 2017, 4.2)."""
+
+    def forward(self, a: Tensor) -> Tensor:
+        return a * torch.rsqrt(a.square().mean(dim=1, keepdim=True) + 1e-8)
+
+
+class MinibatchStddev(nn.Module):
+    """Appends the spread over a group of images as one constant channel: (N, C, ...) -> (N, C + 1, ...).
+
+    The standard deviation over the group at every channel and position, with 1e-8 inside the root, averaged to
+    one number a group (Karras et al. 2017, 3). `group` 0 is the whole batch; else it must divide N, and a
+    group is `group` neighbouring images.
+    """
+
+    def __init__(self, group: int = 0) -> None:
+        super().__init__()
+        self.group = group
+
+    def forward(self, x: Tensor) -> Tensor:
+        n = len(x)
+        group = self.group or n
+        grouped = x.reshape(n // group, group, -1)  # (G, group, C ...)
+        sd = (grouped.var(dim=1, correction=0) + 1e-8).sqrt().mean(dim=1)  # (G,)
+        shape = (n, 1, *x.shape[2:])
+        column = sd.repeat_interleave(group).reshape(n, *[1] * (x.dim() - 1)).expand(shape)
+        return torch.cat((x, column), dim=1)
+
+
+class JoinImage(nn.Module):
+    """Appends an image of a coarser scale to a feature map, through a 1x1 convolution (multi-scale gradients).
+
+    (N, F, h, w), (N, C, s, s) -> (N, F + joined, h, w). An image of another side than the map is averaged down
+    or repeated up to it first.
+    """
+
+    def __init__(self, image_channels: int, joined: int) -> None:
+        super().__init__()
+        self.from_image = nn.Conv2d(image_channels, joined, 1)
+
+    def forward(self, features: Tensor, image: Tensor) -> Tensor:
+        height, width = features.shape[-2:]
+        if image.shape[-1] > width:
+            image = adaptive_avg_pool2d(image, (height, width))
+        elif image.shape[-1] < width:
+            image = interpolate(image, (height, width))
+        return torch.cat((features, self.from_image(image)), dim=1)
+
+
+def activate(activation: nn.Module, pixel_norm: str) -> list[nn.Module]:
+    """A hidden layer's activation in a generator, with the pixel norm "none", "before" or "after" it."""
+    before = [PixelNorm()] if pixel_norm == "before" else []
+    after = [PixelNorm()] if pixel_norm == "after" else []
+    return [*before, activation, *after]
+
+
+def drop(rate: float) -> list[nn.Module]:
+    """A discriminator's dropout; nothing at rate 0."""
+    return [nn.Dropout(rate)] if rate else []
+
+
+def head(shape: tuple[int, ...], *, minibatch_stddev: bool, group: int) -> nn.Sequential:
+    """The end of a discriminator: features of `shape` without N, (F,) or (C, h, w), -> (N,) logits."""
+    channels = shape[0] + minibatch_stddev
+    return nn.Sequential(
+        *([MinibatchStddev(group)] if minibatch_stddev else []),
+        nn.Flatten(),
+        nn.Linear(channels * math.prod(shape[1:]), 1),
+        Squeeze(),
+    )
+
+
 @torch.no_grad()
 def glorot_uniform_(module: nn.Module) -> None:
     """Keras' default: Glorot uniform weights, zero biases, in every Linear and convolution (in place)."""
     for layer in module.modules():
-        if isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+        if isinstance(layer, Weighted):
             nn.init.xavier_uniform_(layer.weight)
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
+
+
+def add_spectral_norm(module: nn.Module) -> None:
+    """Divide every Linear and convolution weight by its largest singular value (in place).
+
+    One power iteration a forward pass in training mode, none in evaluation mode; kernels are flattened to
+    (out, in * kernel) (Miyato et al. 2018, algorithm 1). Recurrent weights and `ReadLabel` layers stay as they
+    are.
+    """
+    for layer in list(module.modules()):
+        if isinstance(layer, Weighted) and not isinstance(layer, ReadLabel):
+            spectral_norm(layer)
+
+
+class _Scale(nn.Module):
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight * self.factor
+
+
+@torch.no_grad()
+def add_equalized_lr(module: nn.Module) -> None:
+    """Redraw every Linear and convolution weight from N(0, 1) and scale it by gain/sqrt(fan_in) when it is used.
+
+    fan_in = input channels x kernel; the gain is sqrt 2, or 1 for `ToImage` layers and those with one
+    output (in place; Karras et al. 2017, 4.1). Biases start at 0. Recurrent weights stay as they are.
+    """
+    for layer in list(module.modules()):
+        if isinstance(layer, Weighted):
+            weight = layer.weight
+            # Of a transposed convolution the first axis is the input.
+            fan_in = (weight[:, 0] if isinstance(layer, nn.ConvTranspose2d) else weight[0]).numel()
+            gain = 1.0 if isinstance(layer, ToImage) or len(weight) == 1 else math.sqrt(2)
+            nn.init.normal_(weight)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+            register_parametrization(layer, "weight", _Scale(gain / math.sqrt(fan_in)))

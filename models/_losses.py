@@ -1,4 +1,7 @@
-"""Losses of the standard GAN (Goodfellow et al. 2014, arXiv 1406.2661), on logits."""
+"""Losses of the standard GAN and of the Wasserstein GAN, on logits or scores (N,).
+
+Goodfellow et al. 2014 (arXiv 1406.2661); Arjovsky et al. 2017 (arXiv 1701.07875).
+"""
 
 from __future__ import annotations
 
@@ -12,12 +15,16 @@ def bce(logits: Tensor, target: float) -> Tensor:
     return binary_cross_entropy_with_logits(logits, torch.full_like(logits, target))
 
 
-def d_loss_mean(real_logits: Tensor, fake_logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Discriminator loss as the mean of its two halves: (total, real, fake); ln 2 at equilibrium."""
-    real, fake = bce(real_logits, 1.0), bce(fake_logits, 0.0)
-    return 0.5 * (real + fake), real, fake
+def real_term(loss: str, logits: Tensor, target: float) -> Tensor:
+    """The discriminator's loss on real images: BCE to the target, or minus the mean score."""
+    return bce(logits, target) if loss == "bce" else -logits.mean()
 
 
-def g_loss_non_saturating(fake_logits: Tensor) -> Tensor:
-    """Generator loss BCE(D(G(z)), 1), the non-saturating form of section 3 of the paper."""
-    return bce(fake_logits, 1.0)
+def fake_term(loss: str, logits: Tensor, target: float) -> Tensor:
+    """The discriminator's loss on generated images: BCE to the target, or the mean score."""
+    return bce(logits, target) if loss == "bce" else logits.mean()
+
+
+def generator_term(loss: str, logits: Tensor, target: float) -> Tensor:
+    """The generator's loss: BCE to the target (the non-saturating form for 1), or minus the mean score."""
+    return bce(logits, target) if loss == "bce" else -logits.mean()

@@ -76,20 +76,41 @@ def family(name: str) -> str:
     return _presets()[name][0]
 
 
-def build(name: str, image_shape: ImageShape, params: Mapping[str, Value] | None = None) -> Gan:
+def build(
+    name: str, image_shape: ImageShape, params: Mapping[str, Value] | None = None, n_classes: int = 0
+) -> Gan:
     """Build the GAN `name` for images of (C, H, W), with `params` over the preset's defaults.
 
-    The networks are initialised from torch's global random generator: seed it first.
+    A family's `build(preset, image_shape, params, n_classes)` is given the values of its own parameters and of
+    the structural options that it does not refuse; spectral norm and equalised learning rates are added here.
+    The networks are initialised from torch's global random generator: seed it first. `n_classes`: of the
+    dataset, needed by conditional families.
     Raises UnknownModelError for the name and ValueError for a parameter or a shape that does not fit.
     """
     chosen = preset(name)
     problems = [chosen.shape_problem(image_shape)]
-    values = {key: param.default for key, param in chosen.params.items()}
+    if chosen.conditional and n_classes < 2:
+        problems.append(f"{name} is conditional: it needs a dataset with classes")
+    build_params = chosen.build_params
+    values = {key: param.default for key, param in build_params.items()}
     for key, value in (params or {}).items():
-        known = chosen.params.get(key)
-        problems.append(f"{name} has no parameter {key!r}" if known is None else known.problem(value))
+        known = build_params.get(key)
+        problems.append(
+            known.problem(value)
+            if known is not None
+            else f"{name} does not take {key}: {chosen.refuses[key]}"
+            if key in chosen.refuses
+            else f"{name} has no parameter {key!r}"
+        )
         values[key] = value
     if found := [problem for problem in problems if problem]:
         raise ValueError("; ".join(found))
     module = importlib.import_module(f"models.{family(name)}")
-    return cast(Gan, module.build(chosen, image_shape, values))
+    gan = cast(Gan, module.build(chosen, image_shape, values, n_classes))
+    regularise = importlib.import_module("models._layers")  # imports torch, as the family has done by now
+    for net, normalised in ((gan.generator, ("both",)), (gan.discriminator, ("d", "both"))):
+        if values.get("equalized_lr"):
+            regularise.add_equalized_lr(net)
+        if values.get("spectral_norm") in normalised:
+            regularise.add_spectral_norm(net)
+    return gan

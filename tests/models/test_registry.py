@@ -5,11 +5,15 @@ from __future__ import annotations
 import importlib
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 import models
+from models import STRUCTURE, Gan, Value
+from models._layers import MinibatchStddev
 from models._registry import family
 
 
@@ -37,22 +41,62 @@ def test_unknown_parameters_bad_values_and_bad_shapes_are_refused_together() -> 
     assert str(e.value).count(";") == 2
 
 
-@pytest.mark.parametrize("name", models.names())
-@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 16, 12)])
-def test_every_model_makes_images_in_its_range_and_one_logit_an_image(
-    name: str, shape: tuple[int, int, int]
-) -> None:
+def tiny(name: str, channels: int = 1, **params: Any) -> tuple[Gan, tuple[int, int, int]]:
+    """The model at its smallest, and its image shape."""
+    preset = models.preset(name)
+    shape = (channels, preset.tiny_side, preset.tiny_side)
     torch.manual_seed(0)
-    gan = models.build(name, shape, {"width": 8})
-    z = gan.latent(5, torch.Generator().manual_seed(0))
-    images = gan.generator(z)
-    low = -1.0 if gan.pixels == "tanh" else 0.0
-    assert images.shape == (5, *shape)
-    assert low <= images.min().item() < images.max().item() <= 1.0
-    assert gan.discriminator(images).shape == (5,)
+    return models.build(
+        name, shape, {**preset.tiny, **params}, n_classes=10 if preset.conditional else 0
+    ), shape
+
+
+def labels(gan: Gan, n: int) -> tuple[Tensor, ...]:
+    """What a conditional net is given beside its input."""
+    return (torch.arange(n) % gan.n_classes,) if gan.n_classes else ()
+
+
+@pytest.mark.parametrize("name", models.names())
+@pytest.mark.parametrize("channels", [1, 3])
+def test_every_model_makes_images_in_its_range_and_one_logit_an_image(name: str, channels: int) -> None:
+    if channels not in (models.preset(name).channels or (channels,)):
+        with pytest.raises(ValueError, match="makes images of 1 channels"):
+            tiny(name, channels)
+        return
+    gan, shape = tiny(name, channels)
+    images = gan.generator(gan.latent(6, torch.Generator().manual_seed(0)), *labels(gan, 6))
+    assert images.shape == (6, *shape)
+    assert images.min().item() >= (-1.0 if gan.pixels == "tanh" else 0.0)
+    assert images.min().item() < images.max().item()
+    assert gan.discriminator(images, *labels(gan, 6)).shape == (6,)
+
+
+ON: dict[str, Value] = {
+    "dropout": 0.5, "spectral_norm": "both", "equalized_lr": True, "pixel_norm": "after",
+    "minibatch_stddev": True, "minibatch_stddev_group": 2, "multi_scale": True, "progressive": True,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", models.names())
+@pytest.mark.parametrize("option", STRUCTURE)
+def test_a_structural_option_changes_the_networks_or_is_refused_with_a_reason(name: str, option: str) -> None:
+    preset = models.preset(name)
+    others = {"minibatch_stddev": True} if option == "minibatch_stddev_group" else {}
+    if option in preset.refuses:
+        assert len(preset.refuses[option]) > 20
+        with pytest.raises(ValueError, match=f"{name} does not take {option}: "):
+            tiny(name, **{option: ON[option]})
+        return
+    without, _ = tiny(name, **others, **{option: STRUCTURE[option].default})
+    with_it, _ = tiny(name, **others, **{option: ON[option]})
+    assert (
+        f"{without.generator} {without.discriminator}" != f"{with_it.generator} {with_it.discriminator}"
+        or [module.group for module in with_it.discriminator.modules() if isinstance(module, MinibatchStddev)]
+        == [2]
+    )
 
 
 @pytest.mark.parametrize("name", models.names())
 def test_every_parameter_of_a_model_takes_its_own_default(name: str) -> None:
-    preset = models.preset(name)
-    assert [p.problem(p.default) for p in preset.params.values()] == [None] * len(preset.params)
+    params = models.preset(name).build_params
+    assert [p.problem(p.default) for p in params.values()] == [None] * len(params)
