@@ -117,11 +117,11 @@ class Preset:
     """A named GAN with its hyperparameters and the training recipe it was published with.
 
     `recipe` overrides the defaults of options (`STRUCTURE`, `trials.spec.TRAINING`) and may set `epochs` or
-    `steps`. `refuses`: options this family cannot take, and why. `channels`, `sizes`: the image channels
-    and sides it makes (any when empty); `size_multiple`: sides must be multiples of it. `pixels`: the range of the generator's output and of
-    the images the discriminator sees, "tanh" [-1, 1] or "unit" [0, 1]. `conditional`: both nets are given the
-    class. `loss`: "bce" on logits, or "wasserstein" on a critic's scores. `tiny`: values of `params` with which the
-    networks train in milliseconds, for tests and trying out.
+    `steps`. `refuses`: options this family cannot take, and why. `channels`, `sizes`: the image channels and
+    sides it makes (any when empty); `size_multiple`: sides must be multiples of it. `pixels`: the range of the
+    generator's output and of the images the discriminator sees, "tanh" [-1, 1] or "unit" [0, 1].
+    `conditional`: both nets are given the class. `loss`: "bce" on logits, or "wasserstein" on a critic's
+    scores. `tiny`: values of `params` with which the networks train in milliseconds, for tests and trying out.
     """
 
     name: str

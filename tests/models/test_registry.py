@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import subprocess
 import sys
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -41,7 +43,9 @@ def test_unknown_parameters_bad_values_and_bad_shapes_are_refused_together() -> 
     assert str(e.value).count(";") == 2
 
 
-def tiny(name: str, channels: int = 1, **params: Any) -> tuple[Gan, tuple[int, int, int]]:
+def tiny(
+    name: str, channels: int = 1, params: Mapping[str, Value] = MappingProxyType({})
+) -> tuple[Gan, tuple[int, int, int]]:
     """The model at its smallest, and its image shape."""
     preset = models.preset(name)
     shape = (channels, preset.tiny_side, preset.tiny_side)
@@ -71,6 +75,7 @@ def test_every_model_makes_images_in_its_range_and_one_logit_an_image(name: str,
     assert gan.discriminator(images, *labels(gan, 6)).shape == (6,)
 
 
+OFF: dict[str, Any] = {name: param.default for name, param in STRUCTURE.items()}
 ON: dict[str, Value] = {
     "dropout": 0.5, "spectral_norm": "both", "equalized_lr": True, "pixel_norm": "after",
     "minibatch_stddev": True, "minibatch_stddev_group": 2, "multi_scale": True, "progressive": True,
@@ -81,14 +86,14 @@ ON: dict[str, Value] = {
 @pytest.mark.parametrize("option", STRUCTURE)
 def test_a_structural_option_changes_the_networks_or_is_refused_with_a_reason(name: str, option: str) -> None:
     preset = models.preset(name)
-    others = {"minibatch_stddev": True} if option == "minibatch_stddev_group" else {}
+    others: dict[str, Any] = {"minibatch_stddev": True} if option == "minibatch_stddev_group" else {}
     if option in preset.refuses:
         assert len(preset.refuses[option]) > 20
         with pytest.raises(ValueError, match=f"{name} does not take {option}: "):
-            tiny(name, **{option: ON[option]})
+            tiny(name, params={option: ON[option]})
         return
-    without, _ = tiny(name, **others, **{option: STRUCTURE[option].default})
-    with_it, _ = tiny(name, **others, **{option: ON[option]})
+    without, _ = tiny(name, params={**others, option: OFF[option]})
+    with_it, _ = tiny(name, params={**others, option: ON[option]})
     assert (
         f"{without.generator} {without.discriminator}" != f"{with_it.generator} {with_it.discriminator}"
         or [module.group for module in with_it.discriminator.modules() if isinstance(module, MinibatchStddev)]
