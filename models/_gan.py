@@ -118,8 +118,9 @@ class Preset:
 
     `recipe` overrides the defaults of options (`STRUCTURE`, `trials.spec.TRAINING`) and may set `epochs` or
     `steps`. `refuses`: options this family cannot take, and why. `channels`, `sizes`: the image channels and
-    sides it makes (any when empty); `size_multiple`: sides must be multiples of it. `pixels`: the range of the
-    generator's output and of the images the discriminator sees, "tanh" [-1, 1] or "unit" [0, 1].
+    sides it makes (any when empty); `size_multiple`: sides must be multiples of it; `min_size`: the smallest
+    side. `pixels`: the range of the generator's output and of the images the discriminator sees, "tanh"
+    [-1, 1] or "unit" [0, 1].
     `conditional`: both nets are given the class. `loss`: "bce" on logits, or "wasserstein" on a critic's
     scores. `tiny`: values of `params` with which the networks train in milliseconds, for tests and trying out.
     """
@@ -133,6 +134,7 @@ class Preset:
     channels: tuple[int, ...] = ()
     sizes: tuple[int, ...] = ()
     size_multiple: int = 1
+    min_size: int = 1
     params: Mapping[str, Param] = field(default_factory=dict)
     recipe: Mapping[str, Value] = field(default_factory=dict)
     refuses: Mapping[str, str] = field(default_factory=dict)
@@ -151,7 +153,8 @@ class Preset:
     @property
     def tiny_side(self) -> int:
         """The side of the smallest square images worth trying it on."""
-        return min(self.sizes) if self.sizes else -(-8 // self.size_multiple) * self.size_multiple
+        side = max(8, self.min_size)
+        return min(self.sizes) if self.sizes else -(-side // self.size_multiple) * self.size_multiple
 
     def shape_problem(self, image_shape: ImageShape) -> str | None:
         """Say why this GAN cannot make images of `image_shape` (C, H, W), or None."""
@@ -167,6 +170,11 @@ class Preset:
         if height % self.size_multiple or width % self.size_multiple:
             return (
                 f"{self.name} needs images whose sides are multiples of {self.size_multiple} "
+                f"(got {height}x{width}), set the dataset's size"
+            )
+        if min(height, width) < self.min_size:
+            return (
+                f"{self.name} needs images of at least {self.min_size}x{self.min_size} "
                 f"(got {height}x{width}), set the dataset's size"
             )
         return None

@@ -47,8 +47,12 @@ class ToImage(nn.Conv2d):
     """A convolution whose output is an image: its equalised learning rate has gain 1."""
 
 
-class ReadLabel(nn.Linear):
-    """A linear layer that reads a label: spectral norm leaves it alone."""
+class Unnormalised(nn.Linear):
+    """A linear layer that spectral norm leaves alone."""
+
+
+class ReadLabel(Unnormalised):
+    """A linear layer that reads a label."""
 
 
 class PixelNorm(nn.Module):
@@ -112,13 +116,15 @@ def drop(rate: float) -> list[nn.Module]:
     return [nn.Dropout(rate)] if rate else []
 
 
-def head(shape: tuple[int, ...], *, minibatch_stddev: bool, group: int) -> nn.Sequential:
+def head(
+    shape: tuple[int, ...], *, minibatch_stddev: bool, group: int, linear: type[nn.Linear] = nn.Linear
+) -> nn.Sequential:
     """The end of a discriminator: features of `shape` without N, (F,) or (C, h, w), -> (N,) logits."""
     channels = shape[0] + minibatch_stddev
     return nn.Sequential(
         *([MinibatchStddev(group)] if minibatch_stddev else []),
         nn.Flatten(),
-        nn.Linear(channels * math.prod(shape[1:]), 1),
+        linear(channels * math.prod(shape[1:]), 1),
         Squeeze(),
     )
 
@@ -137,11 +143,11 @@ def add_spectral_norm(module: nn.Module) -> None:
     """Divide every Linear and convolution weight by its largest singular value (in place).
 
     One power iteration a forward pass in training mode, none in evaluation mode; kernels are flattened to
-    (out, in * kernel) (Miyato et al. 2018, algorithm 1). Recurrent weights and `ReadLabel` layers stay as they
-    are.
+    (out, in * kernel) (Miyato et al. 2018, algorithm 1). Recurrent weights and `Unnormalised` layers stay as
+    they are.
     """
     for layer in list(module.modules()):
-        if isinstance(layer, Weighted) and not isinstance(layer, ReadLabel):
+        if isinstance(layer, Weighted) and not isinstance(layer, Unnormalised):
             spectral_norm(layer)
 
 

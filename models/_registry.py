@@ -3,17 +3,22 @@
 A family file declares `PRESETS = (Preset(...), ...)` using only literals, `Preset` and `Param`. The registry
 reads that one expression from the file's syntax tree; the file itself, and with it torch, is imported only
 when a network is built. So a new GAN is one new file, and `gan-sweep validate` still answers at once.
+
+Where parameters and image shape must fit together, the file may also declare `problem(image_shape, params)`, a
+function that says what is wrong or returns None and uses nothing but builtins and `math`.
 """
 
 from __future__ import annotations
+import __future__
 
 import ast
 import difflib
 import importlib
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from models._gan import Gan, ImageShape, Param, Preset, Value
 
@@ -55,6 +60,25 @@ def _declared(path: Path) -> tuple[Preset, ...]:
     raise ValueError(f"{path.name}: a family must declare PRESETS = (Preset(...), ...)")
 
 
+@cache
+def _rule(family: str) -> Callable[[ImageShape, Mapping[str, Value]], str | None] | None:
+    """The family's `problem`, if it declares one, without importing its module."""
+    path = Path(__file__).with_name(f"{family}.py")
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.FunctionDef) and node.name == "problem":
+            names: dict[str, Any] = {"math": math}
+            module = ast.Module([node], type_ignores=[])
+            exec(compile(module, str(path), "exec", __future__.annotations.compiler_flag), names)
+            return cast(Callable[[ImageShape, Mapping[str, Value]], str | None], names["problem"])
+    return None
+
+
+def problem(name: str, image_shape: ImageShape, params: Mapping[str, Value]) -> str | None:
+    """Why the model `name` with all its `params` cannot make images of (C, H, W), or None."""
+    rule = _rule(family(name))
+    return preset(name).shape_problem(image_shape) or (rule(image_shape, params) if rule else None)
+
+
 def names() -> tuple[str, ...]:
     """The names of all presets."""
     return tuple(_presets())
@@ -88,7 +112,7 @@ def build(
     Raises UnknownModelError for the name and ValueError for a parameter or a shape that does not fit.
     """
     chosen = preset(name)
-    problems = [chosen.shape_problem(image_shape)]
+    problems: list[str | None] = []
     if chosen.conditional and n_classes < 2:
         problems.append(f"{name} is conditional: it needs a dataset with classes")
     build_params = chosen.build_params
@@ -103,6 +127,8 @@ def build(
             else f"{name} has no parameter {key!r}"
         )
         values[key] = value
+    rule = None if any(problems) else problem(name, image_shape, cast(Mapping[str, Value], values))
+    problems.insert(0, rule or chosen.shape_problem(image_shape))
     if found := [problem for problem in problems if problem]:
         raise ValueError("; ".join(found))
     module = importlib.import_module(f"models.{family(name)}")

@@ -67,12 +67,10 @@ PRESETS = (
 
 
 def build(preset: Preset, image_shape: ImageShape, params: Mapping[str, Any], n_classes: int) -> Gan:
-    """Networks for images of (1, H, W) and `n_classes` classes, initialised from torch's global generator.
-
-    Raises ValueError for `timesteps` that do not tile the image.
-    """
+    """Networks for images of (1, H, W) and `n_classes` classes, initialised from torch's global generator."""
     _, height, width = image_shape
-    grid = (height, 1) if params["sections"] == "rows" else tile_grid(params["timesteps"], height, width)
+    root = math.isqrt(params["timesteps"])
+    grid = (height, 1) if params["sections"] == "rows" else (root, root)
     generator = _Generator((height, width), grid, params, n_classes)
     discriminator = _Discriminator((height, width), grid, params, n_classes)
     _init(generator)
@@ -86,19 +84,17 @@ def build(preset: Preset, image_shape: ImageShape, params: Mapping[str, Any], n_
     )
 
 
-def tile_grid(timesteps: int, height: int, width: int) -> tuple[int, int]:
-    """The square grid (rows, columns) of `timesteps` tiles of an image of (H, W).
-
-    Raises ValueError when `timesteps` is no square number or its root does not divide both sides.
-    """
-    side = math.isqrt(timesteps)
-    if side * side != timesteps or height % side or width % side:
-        possible = [g * g for g in range(1, math.gcd(height, width) + 1) if not (height % g or width % g)]
-        raise ValueError(
-            f"timesteps must be a square number whose root divides both sides of {height}x{width}: "
-            f"one of {', '.join(map(str, possible))} (got {timesteps})"
-        )
-    return side, side
+def problem(image_shape: ImageShape, params: Mapping[str, Any]) -> str | None:
+    """Why `timesteps` square tiles do not fill images of (C, H, W), or None."""
+    (_, height, width), steps = image_shape, params["timesteps"]
+    root = math.isqrt(steps)
+    if params["sections"] == "rows" or (root * root == steps and not height % root and not width % root):
+        return None
+    fitting = [g * g for g in range(1, math.gcd(height, width) + 1) if not (height % g or width % g)]
+    return (
+        f"timesteps must be a square number whose root divides both sides of {height}x{width}: "
+        f"one of {', '.join(map(str, fitting))} (got {steps})"
+    )
 
 
 def sections(images: Tensor, grid: tuple[int, int]) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 import models
 from models import Gan, Value
 from models._layers import MinibatchStddev, ReadLabel
-from models.rnn_timestep import assemble, normalise_tiles, sections, tile_grid
+from models.rnn_timestep import assemble, normalise_tiles, sections
 
 NONE: Mapping[str, Value] = MappingProxyType({})
 
@@ -76,7 +77,7 @@ def test_assembling_is_the_exact_inverse_of_cutting(
 @pytest.mark.parametrize("timesteps", [1, 4, 16, 49, 196, 784])
 def test_every_partition_of_the_specification_is_cut_and_put_back(timesteps: int) -> None:
     images = torch.rand(2, 1, 28, 28)
-    grid = tile_grid(timesteps, 28, 28)
+    grid = (math.isqrt(timesteps), math.isqrt(timesteps))
     tiles = sections(images, grid)
     assert tiles.shape == (2, timesteps, 784 // timesteps)
     assert torch.equal(assemble(tiles, grid, (28, 28)), images)
@@ -91,7 +92,7 @@ def test_tiles_and_their_pixels_are_in_raster_order() -> None:
     upper_left, upper_right, lower_left, lower_right = (torch.full((14, 14), float(i)) for i in range(4))
     upper_left[0, 1] = 9.0
     picture = torch.cat((torch.cat((upper_left, upper_right), 1), torch.cat((lower_left, lower_right), 1)))
-    tiles = sections(picture[None, None], tile_grid(4, 28, 28))
+    tiles = sections(picture[None, None], (2, 2))
     assert tiles[0, :, -1].tolist() == [0.0, 1.0, 2.0, 3.0]
     assert tiles[0, 0, :3].tolist() == [0.0, 9.0, 0.0]
 
