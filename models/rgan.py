@@ -8,7 +8,7 @@ Axes besides those of the package: T time steps, F features of a step, U units o
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -191,7 +191,7 @@ PRESETS = (
 
 
 def build(preset: Preset, image_shape: ImageShape, params: Mapping[str, Any], n_classes: int) -> Gan:
-    """Networks for images of (1, H, W), initialised as Keras does from torch's global generator.
+    """Networks for images of (1, H, W), initialised from torch's global generator (`_init`).
 
     G ends in a ReLU (LeakyReLU in version 5), so its pixels are not bounded above.
     """
@@ -339,7 +339,7 @@ class _Generator(nn.Module):
 def _generator_2(h: int, w: int, params: Mapping[str, Any]) -> _Generator:
     width, pixel_norm = params["width"], params["pixel_norm"]
     stages = (
-        _seed(h, w, params, nn.ReLU()),
+        _seed(h, w, params, activate(nn.ReLU(), pixel_norm)),
         nn.Sequential(  # (N, width, H/2, W/2)
             nn.Upsample(scale_factor=2),
             *_norm(nn.Conv2d(width, width, 3, padding=1)),
@@ -360,28 +360,34 @@ def _generator_2(h: int, w: int, params: Mapping[str, Any]) -> _Generator:
             nn.Unflatten(1, (1, h)),
         ),
     )
-    return _Generator(stages, _to_images((width, width), nn.Sigmoid(), params))
+    return _Generator(stages, _to_images((width, width), nn.Sigmoid, params))
 
 
 def _generator_3(h: int, w: int, params: Mapping[str, Any], *, leaky: bool) -> _Generator:
     width, pixel_norm = params["width"], params["pixel_norm"]
-    activation = nn.LeakyReLU(0.2) if leaky else nn.ReLU()
+
+    def activation() -> nn.Module:
+        return nn.LeakyReLU(0.2) if leaky else nn.ReLU()
+
+    def hidden() -> list[nn.Module]:
+        return activate(activation(), pixel_norm)
+
     stages = (
         nn.Sequential(  # (N, 2 width, H/4, W/4)
-            _seed(h, w, params, activation),
+            _seed(h, w, params, hidden()),
             *_norm(nn.Conv2d(width, 2 * width, 3, padding=1)),
-            *activate(activation, pixel_norm),
+            *hidden(),
         ),
         nn.Sequential(  # (N, width, H/2, W/2)
             nn.Upsample(scale_factor=2),
             *_norm(nn.Conv2d(2 * width, width, 3, padding=1)),
-            *activate(activation, pixel_norm),
+            *hidden(),
         ),
         nn.Sequential(
             nn.Upsample(scale_factor=2),
             nn.ZeroPad2d((1, 2, 1, 2)),  # "same": the odd zeros are at the end
             *_norm(nn.Conv2d(width, width // 2, 4)),
-            *activate(activation, pixel_norm),  # (N, width/2, H, W)
+            *hidden(),  # (N, width/2, H, W)
             nn.Flatten(2),
             _Swap(),
             _Lstm(width // 2, width // 4),  # (N, H W, width/4)
@@ -390,26 +396,28 @@ def _generator_3(h: int, w: int, params: Mapping[str, Any], *, leaky: bool) -> _
             *_norm(nn.Conv2d(width // 4, width // 4, 3, padding=1)),
             *_norm(nn.Conv2d(width // 4, width // 4, 3, padding=1)),
             *_norm(ToImage(width // 4, 1, 3, padding=1)),
-            activation,
+            activation(),
         ),
     )
-    bound = nn.Tanh() if leaky else nn.Sigmoid()
+    bound = nn.Tanh if leaky else nn.Sigmoid
     return _Generator(stages, _to_images((2 * width, width), bound, params))
 
 
-def _seed(h: int, w: int, params: Mapping[str, Any], activation: nn.Module) -> nn.Sequential:
+def _seed(h: int, w: int, params: Mapping[str, Any], activation: list[nn.Module]) -> nn.Sequential:
     """(N, Z) -> (N, width, H/4, W/4)."""
     shape = (params["width"], h // 4, w // 4)
     return nn.Sequential(
         nn.Linear(params["latent_dim"], shape[0] * shape[1] * shape[2]),
         nn.Unflatten(1, shape),
-        *activate(activation, params["pixel_norm"]),
+        *activation,
     )
 
 
-def _to_images(channels: tuple[int, int], bound: nn.Module, params: Mapping[str, Any]) -> list[nn.Module]:
+def _to_images(
+    channels: tuple[int, int], bound: Callable[[], nn.Module], params: Mapping[str, Any]
+) -> list[nn.Module]:
     """What makes an image of the features of H/4 and of H/2; nothing without multi-scale gradients."""
-    return [nn.Sequential(ToImage(n, 1, 1), bound) for n in (channels if params["multi_scale"] else ())]
+    return [nn.Sequential(ToImage(n, 1, 1), bound()) for n in (channels if params["multi_scale"] else ())]
 
 
 class _Discriminator(nn.Module):
@@ -519,10 +527,10 @@ def _head(features: int, params: Mapping[str, Any], linear: type[nn.Linear] = nn
 
 @torch.no_grad()
 def _init(module: nn.Module) -> None:
-    """Keras' defaults (in place).
+    """Glorot uniform weights, of an LSTM over its four gates as one matrix, and zero biases (in place).
 
-    Glorot uniform weights, of an LSTM over its four gates as one matrix; recurrent weights orthogonal in each
-    gate; biases 0, of a forget gate 1, as a half in each of torch's two biases.
+    Recurrent weights are orthogonal in each gate; the bias of a forget gate is 1, half of it in each of torch's
+    two biases.
     """
     glorot_uniform_(module)
     for lstm in module.modules():
