@@ -116,6 +116,16 @@ def drop(rate: float) -> list[nn.Module]:
     return [nn.Dropout(rate)] if rate else []
 
 
+def doubling(n_in: int, n_out: int, kernel: int, *, transposed: bool) -> list[nn.Module]:
+    """(N, n_in, h, w) -> (N, n_out, 2 h, 2 w) by repeating pixels before a convolution of an odd kernel.
+
+    `transposed`: by one transposed 4x4 convolution of stride 2.
+    """
+    if transposed:
+        return [nn.ConvTranspose2d(n_in, n_out, 4, stride=2, padding=1)]
+    return [nn.Upsample(scale_factor=2), nn.Conv2d(n_in, n_out, kernel, padding=kernel // 2)]
+
+
 def head(
     shape: tuple[int, ...], *, minibatch_stddev: bool, group: int, linear: type[nn.Linear] = nn.Linear
 ) -> nn.Sequential:
@@ -171,8 +181,9 @@ def add_equalized_lr(module: nn.Module) -> None:
         if isinstance(layer, Weighted):
             weight = layer.weight
             # Of a transposed convolution the first axis is the input.
-            fan_in = (weight[:, 0] if isinstance(layer, nn.ConvTranspose2d) else weight[0]).numel()
-            gain = 1.0 if isinstance(layer, ToImage) or len(weight) == 1 else math.sqrt(2)
+            outputs = weight.transpose(0, 1) if isinstance(layer, nn.ConvTranspose2d) else weight
+            fan_in = outputs[0].numel()
+            gain = 1.0 if isinstance(layer, ToImage) or len(outputs) == 1 else math.sqrt(2)
             nn.init.normal_(weight)
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
