@@ -221,22 +221,50 @@ def best(study: StudyName = None, as_json: JsonOption = False) -> None:
 
 @app.command()
 def models(
-    model: Annotated[str | None, typer.Argument(help="One model: its hyperparameters.")] = None,
+    model: Annotated[str | None, typer.Argument(help="One model: its hyperparameters and layers.")] = None,
+    image: Annotated[
+        str | None, typer.Option(metavar="CxHxW", help="Show the layers for other images, as 3x64x64.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="Show the layers with another parameter: width=64."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """The models, or one model's hyperparameters with ranges and defaults."""
-    from orchestrator.catalogue import hyperparameter_rows, model_rows
+    """The models; or one model's hyperparameters with ranges and defaults, and its layers."""
+    from orchestrator import catalogue
 
-    rows = model_rows() if model is None else hyperparameter_rows(model)
-    _print_json(rows) if as_json else _print_table(rows)
+    if model is None:
+        if image or set_:
+            raise UsageError("--image and --set need a model: gan-sweep models NAME --image 1x28x28")
+        rows = catalogue.model_rows()
+        _print_json(rows) if as_json else _print_table(rows)
+        return
+    described = catalogue.describe(model, image, set_ or ())
+    if as_json:
+        _print_json(described.to_json())
+        return
+    from orchestrator.model_page import WIDTH, page
+
+    out.print(page(described), width=WIDTH)
 
 
 @app.command()
 def datasets(as_json: JsonOption = False) -> None:
-    """The datasets, whether they ship with gan-sweep, and their licences."""
+    """The datasets: shape, classes, whether they ship with gan-sweep, where files belong, licences; and folders."""
     from orchestrator.catalogue import dataset_rows
 
-    _print_json(dataset_rows()) if as_json else _print_table(dataset_rows())
+    rows = dataset_rows()
+    if as_json:
+        _print_json(rows)
+        return
+    _print_table([{**row, "ships": "yes" if row["ships"] else "no"} for row in rows[:-1]])
+    out.print(
+        "Or a folder of pictures of any sizes: dataset: {folder: PATH, size: 64, channels: 3}. PATH lies beside the "
+        "study file or in DIR.\nDIR is what --data-dir names, else data in gan-sweep's home (gan-sweep doctor).",
+        markup=False,
+        soft_wrap=True,
+    )
 
 
 @app.command()

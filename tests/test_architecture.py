@@ -16,13 +16,14 @@ EDGES = {
     "optuna": {"orchestrator/search.py"},
     "mlflow": {"orchestrator/tracking.py"},
     "ruamel": {"orchestrator/_yaml.py"},
-    "rich": {"orchestrator/cli.py", "orchestrator/progress.py", "orchestrator/plan.py", "orchestrator/submit.py",
-             "orchestrator/ui.py"},
+    "rich": {"orchestrator/cli.py", "orchestrator/model_page.py", "orchestrator/plan.py", "orchestrator/progress.py",
+             "orchestrator/submit.py", "orchestrator/ui.py"},
     "typer": {"orchestrator/cli.py"},
     "pydantic": {"orchestrator/_fields.py", "orchestrator/_words.py", "orchestrator/loader.py",
                  "orchestrator/schema.py"},
     "matplotlib": {"trials/plots.py"},
     "torchvision": {"trials/data.py"},
+    "scipy": {"trials/images.py"},
 }  # fmt: skip
 SOURCES = sorted(path for layer in LAYERS for path in (ROOT / layer).rglob("*.py"))
 

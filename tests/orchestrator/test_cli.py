@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+import models
 from orchestrator.cli import main
 from orchestrator.testing import tiny_study
 
@@ -139,13 +140,22 @@ def test_an_unknown_study_lists_those_there_are(invoke: Invoke) -> None:
 
 def test_models_and_datasets_are_listed(invoke: Invoke) -> None:
     rows = json.loads(invoke("models", "--json")[1])
-    assert [row["model"] for row in rows] == ["obs_dcgan", "obs_mlp"]
-    params = {row["hyperparameter"]: row for row in json.loads(invoke("models", "obs_mlp", "--json")[1])}
+    assert [row["model"] for row in rows] == list(models.names())
+    described = json.loads(invoke("models", "obs_mlp", "--json")[1])
+    params = {row["hyperparameter"]: row for row in described["hyperparameters"]}
     assert params["lr"]["default"] == 2e-4
     assert params["lr_d"]["default"] == "= lr"
-    assert "mnist5k" in invoke("datasets")[1]
+    page = invoke("models", "obs_mlp", "--image", "1x8x8", "--set", "width=4")[1]
+    assert "Linear 64 -> 8" in page
+    assert "Refused" in page
+    listed = invoke("datasets")[1]
+    assert "mnist5k" in listed
+    assert "{folder: PATH, size: 64, channels: 3}" in listed
+    assert json.loads(invoke("datasets", "--json")[1])[0]["classes"] == 10
     code, _, stderr = invoke("models", "obs_mpl")
     assert (code, "did you mean obs_mlp?" in stderr) == (2, True)
+    code, _, stderr = invoke("models", "--set", "width=4")
+    assert (code, "need a model" in stderr) == (2, True)
 
 
 def test_the_schema_is_json(invoke: Invoke) -> None:
