@@ -18,13 +18,13 @@ from __future__ import annotations
 import ast
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal, cast
 
 from models import Value
-from orchestrator._fields import MAX_ARMS, Choices, Range, unknown
+from orchestrator._fields import MAX_ARMS, Choices, Range, nearest, unknown
 from trials.reports import EVAL_METRICS, EXTRA_METRICS, TRAIN_METRICS
 
 MAX_LENGTH = 2000
@@ -195,8 +195,9 @@ def _syntax(text: str) -> ast.expr:
             warnings.simplefilter("ignore")  # as about `1or 2`
             return ast.parse(text, mode="eval").body
     except SyntaxError as error:
-        reason = "compare with ==" if "'='" in error.msg else error.msg
-        raise CheckError(f"cannot be read: {reason} (character {error.offset or 1})") from None
+        at = error.offset or 1
+        reason = "write == to compare" if text[at - 1 : at] == "=" else error.msg
+        raise CheckError(f"cannot be read: {reason} (character {at})") from None
     except (ValueError, RecursionError, MemoryError):
         raise CheckError(f"is nested too deeply; at most {MAX_DEPTH} levels") from None
 
@@ -229,10 +230,10 @@ class _Reader:
                 quantities = tuple(self.quantity(part, depth) for part in (left, *others))
                 if all(_is_constant(part) for part in quantities):
                     raise _fault(node, "compares nothing that is measured")
-                for operator, other in zip(operators, others, strict=True):
-                    if type(operator) not in _SIGNS:
+                for sign, other in zip(operators, others, strict=True):
+                    if type(sign) not in _SIGNS:
                         raise _fault(other, f"compare with one of {' '.join(_SIGNS.values())}")
-                return Comparison(quantities, tuple(_SIGNS[type(operator)] for operator in operators))
+                return Comparison(quantities, tuple(_SIGNS[type(sign)] for sign in operators))
         self.quantity(node, depth)  # a mistake inside it is told first
         raise _fault(node, "states no comparison; write as final(d_acc) < 0.6")
 
@@ -281,9 +282,9 @@ class _Reader:
         if name == "last" and not metrics[0].startswith("eval/"):
             raise _fault(node, f"last is of metrics of evaluations; write final({metrics[0]})")
         numbers = tuple(self.constant(argument, depth) for argument in node.args[function.metrics :])
-        numbers += function.defaults[len(function.defaults) - (n_all - n_given) :] if n_given < n_all else ()
+        numbers += function.defaults[len(function.defaults) - (n_all - n_given) :]
         _check_numbers(node, function, numbers)
-        return Measure(name, metrics, numbers, tuple(self.selector(keyword) for keyword in node.keywords))
+        return Measure(name, metrics, numbers, tuple(self.arms(node.keywords)))
 
     def best(self, node: ast.Call) -> Best:
         if len(node.args) != 1 or node.keywords or not isinstance(node.args[0], ast.Name):
@@ -296,6 +297,14 @@ class _Reader:
         if any(isinstance(value, bool | str) for value in values):
             raise _fault(node.args[0], f"best is of numbers, and {name} is none")
         return Best(name)
+
+    def arms(self, keywords: Sequence[ast.keyword]) -> Iterator[tuple[str, Value]]:
+        seen: set[str | None] = set()
+        for keyword in keywords:
+            if keyword.arg in seen:
+                raise _fault(keyword, f"{keyword.arg} is given twice")
+            seen.add(keyword.arg)
+            yield self.selector(keyword)
 
     def selector(self, keyword: ast.keyword) -> tuple[str, Value]:
         name = keyword.arg
@@ -314,7 +323,7 @@ class _Reader:
             if not isinstance(known, bool | str) and isinstance(value, float) and math.isclose(known, value):
                 return name, known
         kind = "arm" if name == "arm" else f"value of {name}"
-        raise _fault(keyword.value, unknown(kind, _shown(value), map(_shown, values)))
+        raise _fault(keyword.value, unknown(kind, _shown(value), [_shown(known) for known in values]))
 
     def constant(self, node: ast.expr, depth: int) -> float:
         """The number that an expression of written numbers comes to."""
@@ -352,7 +361,9 @@ def _metric(node: ast.expr) -> str:
     if section in ("train", "final") and metric in _TRAIN:
         raise _fault(node, f"write {metric} without {section}")
     known = (*_TRAIN, *(f"eval.{metric}" for metric in _EVAL))
-    raise _fault(node, unknown("metric", name.replace("/", "."), known))
+    name = name.replace("/", ".")
+    hint = nearest(name, known)  # the list is long, so it is shown only where nothing is near
+    raise _fault(node, f"unknown metric {name[:80]!r}; {hint}" if hint else unknown("metric", name, known))
 
 
 def _value(node: ast.expr) -> Value:
