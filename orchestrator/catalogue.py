@@ -12,7 +12,7 @@ import models
 from models import STRUCTURE, Param, Preset, Value
 from orchestrator._scalars import resolve
 from orchestrator.errors import UsageError
-from trials.datasets import DATASETS
+from trials.datasets import DATASETS, DatasetInfo
 from trials.options import FOLLOWS, TRAINING, conflicts, resolve_training, unused
 
 if TYPE_CHECKING:
@@ -243,10 +243,11 @@ def describe(name: str, image: str | None = None, settings: Sequence[str] = ()) 
 
 
 _PLACES = {"mnist": "DIR/MNIST/raw", "fashion_mnist": "DIR/FashionMNIST/raw"}
+"""Where torchvision keeps what it downloads."""
 
 
-def _files(name: str, ships: bool) -> str:
-    return "" if ships else _PLACES.get(name, f"DIR/{name}")
+def _files(info: DatasetInfo) -> str:
+    return "" if info.ships else _PLACES.get(info.name) or f"DIR/{(info.folders or (info.name,))[0]}"
 
 
 def dataset_rows() -> list[Cells]:
@@ -259,7 +260,7 @@ def dataset_rows() -> list[Cells]:
             "shape": "x".join(map(str, info.image_shape)),
             "classes": info.n_classes,
             "ships": info.ships,
-            "files": _files(info.name, info.ships),
+            "files": _files(info),
             "licence": info.licence,
         }
         for info in DATASETS.values()

@@ -1,0 +1,174 @@
+"""The guides are followed literally: what they tell readers to write and to run is written and run here."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from models import STRUCTURE
+from orchestrator._yaml import compose
+from orchestrator.catalogue import PER_NET
+from orchestrator.loader import load_study
+from orchestrator.model_page import show
+from trials.options import FOLLOWS, TRAINING
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+RUN = """
+import json, os, sys
+from orchestrator.cli import main
+for arguments in json.loads(sys.argv[1]):
+    print("$", *arguments, flush=True)
+    sys.argv = ["gan-sweep", *arguments]
+    try: main()
+    except SystemExit as end: assert not end.code, end.code
+"""
+
+
+def blocks(guide: str, language: str) -> list[str]:
+    """The fenced blocks of a language, in order."""
+    return re.findall(rf"^```{language}\n(.*?)^```", (DOCS / guide).read_text(), re.MULTILINE | re.DOTALL)
+
+
+def named(guide: str) -> dict[str, str]:
+    """The files that the guide tells to write: path -> content."""
+    text = (DOCS / guide).read_text()
+    found = re.findall(
+        r"^(?:[^`\n]*?)[Ww]rite\s+`([^`]+)`.*?\n\n```\w+\n(.*?)^```", text, re.MULTILINE | re.DOTALL
+    )
+    return dict(found)
+
+
+def commands(guide: str) -> list[list[str]]:
+    """The command lines of the guide's shell blocks."""
+    return [shlex.split(line) for block in blocks(guide, "sh") for line in block.splitlines()]
+
+
+def run(directory: Path, environment: dict[str, str], arguments: list[str]) -> str:
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=directory,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def followed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str], dict[str, str]]:
+    """Both guides' files, and what each of their commands said: one process without Ray, as starting is slow."""
+    directory = tmp_path_factory.mktemp("reader")
+    for package in ("models", "tests"):
+        shutil.copytree(ROOT / package, directory / package, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", directory)
+    lines = []
+    for guide in ("add-a-model.md", "add-a-study.md"):
+        for path, content in named(guide).items():
+            (directory / path).parent.mkdir(exist_ok=True)
+            (directory / path).write_text(content)
+        lines += [line[1:] for line in commands(guide) if line[0] == "gan-sweep"]
+    # The short and the full budget are left to readers: hours, and a download.
+    lines = [line for line in lines if line[0] != "submit" or line[-1] in ("smoke", "tiny_gan.yaml")]
+    paths = f"{directory}{os.pathsep}{ROOT}"
+    environment = {
+        **os.environ,
+        "PYTHONPATH": paths,
+        "COLUMNS": "100",
+        "GAN_SWEEP_HOME": str(directory / "home"),
+    }
+    arguments = [[*line, "--backend", "inline"] if line[0] == "submit" else line for line in lines]
+    said = run(directory, environment, ["-c", RUN, json.dumps(arguments)])
+    answers = said.split("$ ")[1:]
+    assert len(answers) == len(lines)
+    return directory, environment, {" ".join(k): v for k, v in zip(lines, answers, strict=True)}
+
+
+Followed = tuple[Path, dict[str, str], dict[str, str]]
+
+
+def test_the_guide_to_a_model_ends_with_a_model_that_trains(followed: Followed) -> None:
+    _, _, said = followed
+    assert list(named("add-a-model.md")) == [
+        "models/tiny_gan.py",
+        "tiny_gan.yaml",
+        "tests/models/test_tiny_gan.py",
+    ]
+    assert "Linear 16 -> 64" in said["models tiny_gan"]
+    other = said["models tiny_gan --image 3x32x32 --set width=128 --set spectral_norm=d"]
+    assert "Linear 3072 -> 128, spectral norm" in other
+    assert "2 arms x 1 seed" in said["validate tiny_gan.yaml"]
+    assert "smoothed" in said["best tiny_gan_smoothing"]
+
+
+def test_the_tests_that_the_guide_to_a_model_names_find_the_model(followed: Followed) -> None:
+    directory, environment, _ = followed
+    lines = [line[3:] for line in commands("add-a-model.md") if line[:3] == ["python", "-m", "pytest"]]
+    files = [argument for line in lines for argument in line if argument.endswith(".py")]
+    assert len(files) == 3
+    passed = run(directory, environment, ["-m", "pytest", "-q", *files, "-k", "tiny_gan"])
+    assert int(re.findall(r"(\d+) passed", passed)[0]) > 10
+
+
+def test_the_guide_to_a_study_ends_with_a_study_that_runs(followed: Followed) -> None:
+    _, _, said = followed
+    assert "6 arms x 3 seeds" in said["validate studies/my_ttur.yaml"]
+    assert "two_rates_smoothed width=8" in said["submit studies/my_ttur.yaml --budget smoke"]
+
+
+def plain(text: str) -> dict[str, Any]:
+    root, faults = compose(text)
+    assert root is not None
+    assert not faults
+    return cast(dict[str, Any], root.plain())
+
+
+def test_the_guide_s_fragments_are_valid_in_its_study(tmp_path: Path) -> None:
+    whole, *fragments = blocks("add-a-study.md", "yaml")
+    assert len(fragments) == 2
+    for fragment in fragments:
+        path = tmp_path / "study.yaml"
+        path.write_text(json.dumps({**plain(whole), **plain(fragment)}))
+        load_study(path)
+
+
+ERRORS = re.findall(r"^\| `(--set [^`]+)` \| (.+?) \|$", (DOCS / "add-a-study.md").read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize(("change", "answer"), ERRORS, ids=[change for change, _ in ERRORS])
+def test_the_errors_in_the_guide_are_those_that_come(change: str, answer: str, tmp_path: Path) -> None:
+    path = tmp_path / "my_ttur.yaml"
+    path.write_text(blocks("add-a-study.md", "yaml")[0])
+    with pytest.raises(Exception, match=re.escape(answer)):
+        load_study(path, overrides=(change.removeprefix("--set "),))
+
+
+@pytest.mark.parametrize("option", sorted({*TRAINING, *STRUCTURE} - PER_NET))
+def test_every_option_is_in_the_reference_with_its_default(option: str) -> None:
+    param = {**TRAINING, **STRUCTURE}[option]
+    default = (
+        f"= {FOLLOWS[option]}"
+        if option in FOLLOWS
+        else "none"
+        if param.default in (None, "")
+        else show(param.default)
+    )
+    row = f"| `{option}` | {default} | "
+    assert row in (DOCS / "studies.md").read_text()
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.glob("*.md"))])
+def test_links_between_pages_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)", page.read_text()):
+        assert target.startswith(("http://", "https://")) or (page.parent / target).exists(), target
