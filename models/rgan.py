@@ -48,7 +48,7 @@ PRESETS = (
             ),
         },
         recipe={
-            "lr_d": 4e-4, "g_factor": 0.25, "optimizer": "adam", "beta1": 0.9, "beta2": 0.999, "eps": 1e-7,
+            "lr": 4e-4, "g_factor": 0.25, "optimizer": "adam", "beta1": 0.9, "beta2": 0.999, "eps": 1e-7,
             "batch_size": 256, "sampling": "replacement", "epochs": 500, "d_update": "separate",
             "label_real": 0.9, "label_fake": 0.0, "label_generator": 0.9, "max_norm": 3.0, "dropout": 0.25,
         },
@@ -80,7 +80,7 @@ PRESETS = (
             ),
         },
         recipe={
-            "lr_d": 4e-4, "g_factor": 0.25, "optimizer": "adam", "beta1": 0.9, "beta2": 0.999, "eps": 1e-7,
+            "lr": 4e-4, "g_factor": 0.25, "optimizer": "adam", "beta1": 0.9, "beta2": 0.999, "eps": 1e-7,
             "batch_size": 256, "sampling": "replacement", "epochs": 500, "d_update": "separate",
             "label_real": 0.9, "label_fake": 0.0, "label_generator": 0.9, "max_norm": 3.0, "dropout": 0.25,
         },
@@ -111,7 +111,7 @@ PRESETS = (
             ),
         },
         recipe={
-            "lr_d": 4e-4, "g_factor": 0.25, "optimizer": "adam", "beta1": 0.9, "beta2": 0.999, "eps": 1e-7,
+            "lr": 4e-4, "g_factor": 0.25, "optimizer": "adam", "beta1": 0.9, "beta2": 0.999, "eps": 1e-7,
             "batch_size": 256, "sampling": "replacement", "epochs": 500, "d_update": "separate",
             "label_real": 0.9, "label_fake": 0.0, "label_generator": 0.9, "max_norm": 3.0, "dropout": 0.25,
             "label_real_sd": 0.005,
@@ -143,7 +143,7 @@ PRESETS = (
             ),
         },
         recipe={
-            "lr_d": 4e-4, "g_factor": 0.25, "optimizer": "adam", "beta1": 0.9, "beta2": 0.999, "eps": 1e-7,
+            "lr": 4e-4, "g_factor": 0.25, "optimizer": "adam", "beta1": 0.9, "beta2": 0.999, "eps": 1e-7,
             "batch_size": 256, "sampling": "replacement", "epochs": 500, "d_update": "separate",
             "label_real": 0.9, "label_fake": 0.0, "label_generator": 0.9, "max_norm": 3.0, "dropout": 0.25,
             "label_real_sd": 0.005, "spectral_norm": "both",
@@ -175,7 +175,7 @@ PRESETS = (
             ),
         },
         recipe={
-            "lr_d": 4e-4, "g_factor": 0.25, "optimizer": "adam", "beta1": 0.9, "beta2": 0.999, "eps": 1e-7,
+            "lr": 4e-4, "g_factor": 0.25, "optimizer": "adam", "beta1": 0.9, "beta2": 0.999, "eps": 1e-7,
             "batch_size": 256, "sampling": "replacement", "epochs": 500, "d_update": "separate",
             "label_real": 0.9, "label_fake": 0.0, "label_generator": 0.9, "max_norm": 3.0, "dropout": 0.25,
             "label_real_sd": 0.005, "spectral_norm": "both",
@@ -529,8 +529,8 @@ def _head(features: int, params: Mapping[str, Any], linear: type[nn.Linear] = nn
 def _init(module: nn.Module) -> None:
     """Glorot uniform weights, of an LSTM over its four gates as one matrix, and zero biases (in place).
 
-    Recurrent weights are orthogonal in each gate; the bias of a forget gate is 1, half of it in each of torch's
-    two biases.
+    As in Keras, recurrent weights are one orthogonal matrix over the four gates, and the bias of a forget gate
+    is 1: the first of torch's two biases, so that max-norm acts on it as on Keras' only one.
     """
     glorot_uniform_(module)
     for lstm in module.modules():
@@ -541,8 +541,8 @@ def _init(module: nn.Module) -> None:
             if name.startswith("weight_ih"):  # (4 U, F)
                 nn.init.xavier_uniform_(parameter)
             elif name.startswith("weight_hh"):  # (4 U, U)
-                for gate in parameter.split(units):
-                    nn.init.orthogonal_(gate)
+                nn.init.orthogonal_(parameter)
             else:  # gates in the order input, forget, cell, output
                 nn.init.zeros_(parameter)
-                parameter[units : 2 * units] = 0.5
+                if name.startswith("bias_ih"):
+                    parameter[units : 2 * units] = 1

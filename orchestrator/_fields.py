@@ -23,6 +23,7 @@ from pydantic import (
 )
 
 from models import Value
+from trials.datasets import DatasetSource
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
 NAME_RULE = "must be 1 to 63 of the characters A-Z a-z 0-9 . _ - and start with a letter or digit"
@@ -38,6 +39,7 @@ Float = Annotated[float, Field(allow_inf_nan=False)]
 Number = Int | Float
 Text = Annotated[str, StringConstraints(max_length=6000)]
 """MLflow cuts parameters after 6000 characters."""
+ArmName = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
 Scalar = bool | Int | Float | Text
 Strict = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -129,16 +131,79 @@ Axis = Annotated[
 
 
 class Dataset(Block):
-    """`limit`: train on the first images only."""
+    """A dataset by name, or a folder of images of any sizes, made square.
 
-    name: str
+    `size`: the side of the images trained on, `channels`: 1 grey or 3 colour; a named dataset has its own.
+    `stored`: prepare at this larger side, augment there, and average down to `size` on the device.
+    `limit`: train on the first images only. `n_images` and `n_classes` are found by looking at the files.
+    """
+
+    name: str | None = None
+    folder: str | None = None
+    size: Annotated[int, Field(ge=4, le=1024)] | None = None
+    channels: Literal[1, 3] | None = None
+    stored: Annotated[int, Field(ge=4, le=1024)] | None = None
     limit: Annotated[int, Field(ge=2, le=1_000_000_000)] | None = None
+    n_images: Annotated[int, Field(ge=0)] | None = None
+    n_classes: Annotated[int, Field(ge=0)] | None = None
+
+    @property
+    def source(self) -> DatasetSource:
+        """What is prepared for it."""
+        return DatasetSource(
+            name=self.name, folder=self.folder, size=self.stored or self.size, channels=self.channels
+        )
+
+
+def _dataset_by_name(dataset: object) -> object:
+    return {"name": dataset} if isinstance(dataset, str) else dataset
+
+
+NamedDataset = Annotated[Dataset, BeforeValidator(_dataset_by_name)]
+"""`dataset: mnist` is short for {name: mnist}."""
+
+
+def _schedules_as_text(values: object) -> object:
+    """`lr_schedule` written as a list of stages becomes its text, here and in a list of choices."""
+    if not isinstance(values, dict) or "lr_schedule" not in values:
+        return values
+    given = values["lr_schedule"]
+    if isinstance(given, list):
+        given = _schedule_text(given)
+    elif isinstance(given, dict) and isinstance(given.get("choices"), list):
+        choices = [_schedule_text(c) if isinstance(c, list) else c for c in given["choices"]]
+        given = {**given, "choices": choices}
+    return {**values, "lr_schedule": given}
+
+
+def _schedule_text(stages: list[object]) -> str:
+    form = "write stages as {epochs: 100, lr: 1e-4} or {epochs: 400, lr_random: [2e-5, 6e-5]}"
+    words = []
+    for i, stage in enumerate(stages, start=1):
+        if not isinstance(stage, dict) or "epochs" not in stage or ("lr" in stage) == ("lr_random" in stage):
+            raise ValueError(f"lr_schedule: stage {i} is not a stage; {form}")
+        if extra := stage.keys() - {"epochs", "lr", "lr_random", "dist"}:
+            raise ValueError(
+                f"lr_schedule: stage {i} has an unknown key {sorted(map(str, extra))[0]!r}; {form}"
+            )
+        drawn = stage.get("lr_random")
+        if "lr" in stage:
+            rate = f"{stage['lr']}"
+        elif isinstance(drawn, list) and len(drawn) == 2:
+            rate = f"{drawn[0]}..{drawn[1]}/{stage.get('dist', 'inverse_uniform')}"
+        else:
+            raise ValueError(f"lr_schedule: stage {i}: lr_random must be [LOW, HIGH]; {form}")
+        words.append(f"{stage['epochs']}:{rate}")
+    return " ".join(words)
+
+
+Fixed = Annotated[dict[str, Scalar], BeforeValidator(_schedules_as_text)]
 
 
 class Train(Block):
     """Length of training (one of epochs and steps; the model's recipe otherwise), batch and cadence.
 
-    One step is one discriminator and one generator update. `log_every`: steps averaged into one row of
+    One step is one generator update and its discriminator updates. `log_every`: steps averaged into one row of
     metrics. `checkpoint_every`: steps; a tenth of training when absent.
     """
 
@@ -190,26 +255,49 @@ class Resources(Block):
 
 
 class Claim(Block):
-    """What the source says, as a check on the results."""
+    """What the source says, and a check on the results in the language of claims.py.
+
+    `holds_for`: the budgets that the check is meant for. Without a check the claim is words only.
+    """
 
     id: Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
     says: str
     check: str = ""
+    holds_for: Annotated[list[Literal["full", "short"]], Field(min_length=1)] = ["full", "short"]
+
+
+class ArmTrain(Block):
+    """What an arm may change of `train`."""
+
+    epochs: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    steps: Annotated[int, Field(ge=1, le=100_000_000)] | None = None
+    batch_size: Annotated[int, Field(ge=2, le=65_536)] | None = None
+    batch_size_g: Annotated[int, Field(ge=2, le=65_536)] | None = None
+
+
+class Arm(Block):
+    """What a named arm changes of the study; `fixed` is laid over the study's."""
+
+    model: str | None = None
+    dataset: NamedDataset | None = None
+    train: ArmTrain = ArmTrain()
+    fixed: Fixed = {}
 
 
 class StudySpec(Block):
-    """A study: every arm of the space, with every seed."""
+    """A study: every named arm, if there are any, at every point of the space, with every seed."""
 
     version: Literal[1]
     name: str
     description: str = ""
     source: str = ""
     model: str
-    dataset: Dataset
+    dataset: NamedDataset
     seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**32)]], Field(min_length=1, max_length=1000)] = [0]
     train: Train = Train()
-    fixed: dict[str, Scalar] = {}
-    space: dict[str, Axis] = {}
+    fixed: Fixed = {}
+    arms: dict[ArmName, Arm] = {}
+    space: Annotated[dict[str, Axis], BeforeValidator(_schedules_as_text)] = {}
     search: Search = Search()
     objective: Objective = Objective()
     pictures: Pictures = Pictures()
@@ -232,8 +320,3 @@ class StudySpec(Block):
         if re.fullmatch(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?", name):
             raise ValueError(f"is a device name on Windows, where no folder can have it (got {name!r})")
         return name
-
-    @field_validator("dataset", mode="before")
-    @classmethod
-    def _dataset_by_name(cls, dataset: object) -> object:
-        return {"name": dataset} if isinstance(dataset, str) else dataset

@@ -60,7 +60,7 @@ def changed(root: Node, changes: Sequence[Change]) -> Node:
 
 def _lay_over(base: Node, over: Node, path: KeyPath = ()) -> Node:
     """Mappings merge; a dataset, an axis and everything else is replaced."""
-    is_unit = path == ("dataset",) or (len(path) == 2 and path[0] == "space")
+    is_unit = (path[-1:] == ("dataset",) and len(path) in (1, 3)) or (len(path) == 2 and path[0] == "space")
     if is_unit or not isinstance(base.value, dict) or not isinstance(over.value, dict):
         return over
     children = {
@@ -86,7 +86,8 @@ def _set(base: Node, path: Sequence[str], value: Node, above: KeyPath = ()) -> N
 def _update(base: Node, children: Mapping[str, Node], keys: Mapping[str, Place], path: KeyPath) -> Node:
     """The mapping `base` with some children replaced or added, and without their rivals."""
     inside = path[2:] if path[:1] == ("budgets",) else path
-    has_rivals = inside == ("train",) or (len(inside) == 2 and inside[0] == "space")
+    is_train = inside == ("train",) or (len(inside) == 3 and inside[0] == "arms" and inside[2] == "train")
+    has_rivals = is_train or (len(inside) == 2 and inside[0] == "space")
     rivals = {rival for key in children for rival in _RIVALS.get(key, ())} if has_rivals else set()
     kept = {key: node for key, node in base.value.items() if key in children or key not in rivals}
     return replace(base, value={**kept, **children}, keys={**base.keys, **keys})

@@ -11,10 +11,20 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 import models
-from orchestrator._fields import AXIS_KEYS, NAME_RULE, Claim, KeyPath, StudySpec, nearest, unknown
+from orchestrator._fields import (
+    AXIS_KEYS,
+    NAME_RULE,
+    Arm,
+    ArmTrain,
+    Claim,
+    KeyPath,
+    StudySpec,
+    nearest,
+    unknown,
+)
 from orchestrator._scalars import resolve
 from trials.datasets import DATASETS
-from trials.spec import TRAINING
+from trials.options import TRAINING
 
 _LONGEST = 80
 _SECRET = re.compile("token|secret|passw|key", re.IGNORECASE)
@@ -45,7 +55,7 @@ class Found:
     at_key: bool = False
 
 
-_HYPERPARAMETERS = frozenset(TRAINING).union(*(models.preset(name).params for name in models.names()))
+_HYPERPARAMETERS = frozenset(TRAINING).union(*(models.preset(name).build_params for name in models.names()))
 
 
 def field_problems(error: ValidationError, document: Any) -> list[Found]:
@@ -103,7 +113,8 @@ def _single_message(path: KeyPath, error: Any, value: Any) -> str:
             return "is required" + (f"; write {_EXAMPLES[path]()}" if path in _EXAMPLES else "")
         case "extra_forbidden":
             words = unknown_key(str(path[-1]), known_keys(path[:-1]))
-            if str(path[-1]) in _HYPERPARAMETERS and path[:-1] in ((), ("train",)):
+            above = path[:-1]
+            if str(path[-1]) in _HYPERPARAMETERS and (above in ((), ("train",)) or above[:1] == ("arms",)):
                 words = (
                     f"{path[-1]} is a hyperparameter; put it under fixed, or under space to compare values"
                 )
@@ -139,6 +150,14 @@ def known_keys(path: KeyPath) -> Iterable[str]:
         return StudySpec.model_fields
     if path[0] == "space":
         return AXIS_KEYS
+    if path[0] == "arms":
+        return (
+            known_keys(path[2:])
+            if path[2:3] == ("dataset",)
+            else ArmTrain.model_fields
+            if len(path) > 2
+            else Arm.model_fields
+        )
     block: Any = Claim if path[0] == "claims" else StudySpec.model_fields[str(path[0])].annotation
     return block.model_fields if isinstance(block, type) and issubclass(block, BaseModel) else ()
 

@@ -7,8 +7,19 @@ from collections.abc import Mapping
 
 import models
 from models import Param, Value
-from orchestrator.study import StudySpec, n_images, total_steps, training_values
-from trials.spec import TRAINING, TrialSpec, evenly_spaced_steps
+from orchestrator.study import (
+    StudySpec,
+    axes,
+    build_values,
+    n_classes,
+    n_images,
+    of_arm,
+    steps_per_epoch,
+    total_steps,
+    training_values,
+)
+from trials.options import TRAINING, switched_on
+from trials.spec import TrialSpec, evenly_spaced_steps
 
 IDENTITY = (
     "model",
@@ -16,6 +27,7 @@ IDENTITY = (
     "seeds",
     "train",
     "fixed",
+    "arms",
     "space",
     "search",
     "objective",
@@ -28,9 +40,10 @@ DEFAULT_EVAL_SAMPLES = 2000
 
 
 def grid(study: StudySpec) -> list[dict[str, Value]]:
-    """Every point of the space once, the last hyperparameter varying fastest; one empty arm for no space."""
-    axes = [axis.values() or [] for axis in study.space.values()]
-    return [dict(zip(study.space, point, strict=True)) for point in itertools.product(*axes)]
+    """Every named arm at every point of the space, the last hyperparameter varying fastest; one empty arm for none."""
+    chosen = axes(study)
+    points = itertools.product(*(axis.values() or [] for axis in chosen.values()))
+    return [dict(zip(chosen, point, strict=True)) for point in points]
 
 
 def arm_count(study: StudySpec) -> int:
@@ -39,8 +52,8 @@ def arm_count(study: StudySpec) -> int:
 
 
 def label(values: Mapping[str, Value]) -> str:
-    """`lr=0.0002 optimizer=adam`, or `baseline` for an arm without choices."""
-    return " ".join(f"{k}={show(v)}" for k, v in values.items()) or "baseline"
+    """`ttur lr=0.0002 optimizer=adam`, or `baseline` for an arm without choices."""
+    return " ".join(str(v) if k == "arm" else f"{k}={show(v)}" for k, v in values.items()) or "baseline"
 
 
 def short_label(values: Mapping[str, Value]) -> str:
@@ -82,32 +95,46 @@ def _leaves(value: object, path: str = "") -> list[tuple[str, object]]:
     return [(path, value)]
 
 
+def resolved(study: StudySpec, values: Mapping[str, Value]) -> StudySpec:
+    """The study as the arm's named settings make it; itself when it has no named arms."""
+    return of_arm(study, str(values["arm"])) if study.arms else study
+
+
 def trial_spec(study: StudySpec, values: Mapping[str, Value], seed: int, dataset_digest: str) -> TrialSpec:
-    """The trial of one arm with one seed, every default resolved."""
+    """The trial of one arm with one seed, every default resolved.
+
+    Raises ValueError when its length depends on the number of images of a folder that nobody has looked at.
+    """
+    study = resolved(study, values)
+    preset, dataset = models.preset(study.model), study.dataset
     training = training_values(study, values)
-    given = {**study.fixed, **values}
-    known = models.preset(study.model).params
-    params = {name: given.get(name, param.default) for name, param in known.items()}
-    steps = total_steps(study, int(training["batch_size"]))
+    steps, n = total_steps(study, training), n_images(study)
+    if steps is None or n is None:
+        raise ValueError(f"the images of {dataset.source.label} are not counted yet")
+    removed = int(training["remove_last_epochs"])
+    keep = (max(1, round(steps - removed * steps_per_epoch(study, training))),) if removed else ()
     return TrialSpec(
         model=study.model,
-        model_params=_exact(params, known),
+        model_params=_exact(build_values(study, values), preset.build_params),
         training=_exact(training, TRAINING),
-        dataset=study.dataset.name,
+        dataset=dataset.source.label,
         dataset_digest=dataset_digest,
-        limit=study.dataset.limit,
+        limit=dataset.limit,
         seed=seed,
         steps=steps,
         log_every=study.train.log_every,
-        picture_steps=evenly_spaced_steps(steps, study.pictures.count),
+        picture_steps=tuple(sorted({*evenly_spaced_steps(steps, study.pictures.count), *keep})),
         picture_samples=study.pictures.samples,
-        eval_samples=study.evaluate.samples or min(DEFAULT_EVAL_SAMPLES, n_images(study) // 2),
+        eval_samples=study.evaluate.samples or min(DEFAULT_EVAL_SAMPLES, n // 2),
+        n_classes=n_classes(study) if preset.conditional else 0,
+        size=dataset.size if dataset.stored not in (None, dataset.size) else None,
+        keep_steps=keep,
     )
 
 
-def _exact(values: Mapping[str, Value | None], params: Mapping[str, Param]) -> dict[str, Value]:
+def _exact(values: Mapping[str, Value], params: Mapping[str, Param]) -> dict[str, Value]:
     """Values with their parameter's own type: `lr: 1` and `lr: 1.0` are the same trial."""
-    return {k: float(v) if params[k].kind is float else v for k, v in values.items() if v is not None}
+    return {k: float(v) if params[k].kind is float else v for k, v in values.items()}
 
 
 def checkpoint_every(study: StudySpec, steps: int) -> int:
@@ -117,6 +144,6 @@ def checkpoint_every(study: StudySpec, steps: int) -> int:
     return -(-wanted // log_every) * log_every
 
 
-def hyperparameters(spec: TrialSpec) -> dict[str, Value]:
-    """Every hyperparameter of a trial, flat, as recorded in MLflow."""
-    return {**{name: spec.training[name] for name in TRAINING}, **spec.model_params}
+def hyperparameters(spec: TrialSpec, values: Mapping[str, Value]) -> dict[str, Value]:
+    """A trial's hyperparameters as recorded in MLflow: what its arm chose, and all that are not off."""
+    return {**switched_on(spec.training), **switched_on(spec.model_params), **values}

@@ -66,6 +66,10 @@ SetOption = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+DataDirOption = Annotated[
+    Path | None,
+    typer.Option(help="Where datasets lie or will lie (DIR/MNIST/raw/..., folders of images)."),
+]
 StudyName = Annotated[
     str | None, typer.Argument(help="A submitted study: its name or a unique prefix; the newest by default.")
 ]
@@ -96,9 +100,7 @@ def submit(
     study: StudyFile,
     budget: BudgetOption = Budget.full,
     set_: SetOption = None,
-    data_dir: Annotated[
-        Path | None, typer.Option(help="Where downloaded datasets lie or will lie (DIR/MNIST/raw/...).")
-    ] = None,
+    data_dir: DataDirOption = None,
     backend: Annotated[
         BackendName, typer.Option(help="ray: an embedded Ray; inline: this process, for debugging.")
     ] = BackendName.ray,
@@ -107,7 +109,7 @@ def submit(
 ) -> None:
     """Run a study to its end, or go on where it stopped."""
     if dry_run:
-        plan(study, budget, set_, as_json)
+        plan(study, budget, set_, data_dir, as_json)
         return
     spec = _load(study, budget, set_)
     from orchestrator.submit import submit as run
@@ -142,13 +144,17 @@ def validate(study: StudyFile, set_: SetOption = None, as_json: JsonOption = Fal
 
 @app.command()
 def plan(
-    study: StudyFile, budget: BudgetOption = Budget.full, set_: SetOption = None, as_json: JsonOption = False
+    study: StudyFile,
+    budget: BudgetOption = Budget.full,
+    set_: SetOption = None,
+    data_dir: DataDirOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Say what a study would run: arms, seeds, trials, steps, and how many at once."""
     spec = _load(study, budget, set_)
-    from orchestrator.plan import make_plan, plan_table
+    from orchestrator.plan import counted, make_plan, plan_table
 
-    made = make_plan(spec)
+    made = make_plan(counted(spec, study, data_dir))
     if as_json:
         _print_json(made.to_json())
     else:

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import platformdirs
 
+from orchestrator.errors import UsageError
+
 
 def home() -> Path:
     """GAN_SWEEP_HOME, or the platform's directory for a user's data."""
@@ -94,3 +96,10 @@ def all_studies() -> list[StudyFiles]:
 
 def _last_activity(files: StudyFiles) -> float:
     return (files.journal if files.journal.exists() else files.definition).stat().st_mtime
+
+
+def data_directory(data_dir: Path | None) -> Path:
+    """Where downloaded datasets and folders lie. Raises UsageError when the user names no directory."""
+    if data_dir is not None and not data_dir.expanduser().is_dir():
+        raise UsageError(f"--data-dir {data_dir} is not a directory; make it first, or correct its name")
+    return data_dir.expanduser().absolute() if data_dir else home() / "data"

@@ -162,7 +162,9 @@ def _check(
     if broken:
         study, _ = _validate(_without(data, broken))
     if study is not None:
-        found += [Found(problem.path, problem.message) for problem in problems(study, broken)]
+        # What --set changes may leave out arms that a claim is about; without --set its check was read already.
+        unread = {("claims",)} if context else set[KeyPath]()
+        found += [Found(problem.path, problem.message) for problem in problems(study, broken | unread)]
     for f in found:
         place, path, nodes = _locate(root, f.path, f.at_key)
         message = tidy(f.message, path, nodes[-1].plain() if len(nodes) > len(path) else ...)

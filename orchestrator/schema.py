@@ -10,8 +10,8 @@ import models
 from orchestrator._fields import StudySpec
 from orchestrator._layers import IN_BUDGET
 from trials.datasets import DATASETS
+from trials.options import TRAINING
 from trials.reports import OBJECTIVES
-from trials.spec import TRAINING
 
 
 class _Untitled(GenerateJsonSchema):
@@ -25,13 +25,19 @@ def json_schema() -> dict[str, Any]:
     """JSON Schema (draft 2020-12) of a study; the checks between fields are in the loader alone."""
     schema = StudySpec.model_json_schema(schema_generator=_Untitled)
     parts, fields = schema["$defs"], schema["properties"]
-    names = sorted({*TRAINING, *(name for preset in models.names() for name in models.preset(preset).params)})
-    parts["Dataset"]["properties"]["name"]["enum"] = list(DATASETS)
+    names = sorted(
+        {*TRAINING, *(name for preset in models.names() for name in models.preset(preset).build_params)}
+    )
+    parts["Dataset"]["properties"]["name"] = {"enum": list(DATASETS)}
     parts["Objective"]["properties"]["metric"]["enum"] = list(OBJECTIVES)
     fields["model"]["enum"] = list(models.names())
-    fields["dataset"] = {"anyOf": [{"enum": list(DATASETS)}, {"$ref": "#/$defs/Dataset"}]}
-    for name in ("fixed", "space"):
-        fields[name]["propertyNames"] = {"enum": names}
+    for block in (fields, parts["Arm"]["properties"]):
+        block["dataset"] = {"anyOf": [{"enum": list(DATASETS)}, {"$ref": "#/$defs/Dataset"}]}
+        block["fixed"]["propertyNames"] = {"enum": names}
+    stages = {"type": "array", "items": {"type": "object"}}
+    for block in (fields, parts["Arm"]["properties"]):
+        block["fixed"]["properties"] = {"lr_schedule": {"anyOf": [{"type": "string"}, stages]}}
+    fields["space"]["propertyNames"] = {"enum": names}
     parts["Budget"] = {
         "description": "What a shorter run of the study changes.",
         "type": "object",

@@ -24,7 +24,7 @@ from optuna.trial import TrialState
 from models import Value
 from orchestrator.arms import grid
 from orchestrator.records import ArmRecord
-from orchestrator.study import Choices, Range, StudySpec, hyperparameters
+from orchestrator.study import Choices, Range, StudySpec, axes, hyperparameters, of_arm
 from trials.spec import stream_seed
 
 logging.getLogger("optuna").setLevel(logging.WARNING)
@@ -39,8 +39,10 @@ class OptunaSearch:
         A store that was lost or damaged is made anew from them; the old file is kept beside it.
         """
         self._spec = study
-        kinds = {name: param.kind for name, param in hyperparameters(study).items()}
-        self._space = {name: _distribution(axis, kinds[name]) for name, axis in study.space.items()}
+        first = next(iter(study.arms), None)  # every arm's model takes what is searched, of the same kind
+        known = hyperparameters(of_arm(study, first) if first else study)
+        kinds = {name: param.kind for name, param in known.items()} | {"arm": str}
+        self._space = {name: _distribution(axis, kinds[name]) for name, axis in axes(study).items()}
         try:
             self._study = self._open(path)
         except (ValueError, KeyError, OSError):  # a torn or foreign line in the file

@@ -6,6 +6,7 @@ several fields, the models and the datasets. Both speak in paths; loader.py adds
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
@@ -16,6 +17,7 @@ from orchestrator._fields import (
     MAX_ARMS,
     NAME_PATTERN,
     Choices,
+    Dataset,
     KeyPath,
     Objective,
     Range,
@@ -24,29 +26,44 @@ from orchestrator._fields import (
     nearest,
     unknown,
 )
+from orchestrator.claims import CheckError, parse
 from orchestrator.errors import Problem
+from trials import schedule
 from trials.datasets import DATASETS
+from trials.options import TRAINING, conflicts, resolve_training, unused
 from trials.reports import OBJECTIVES
-from trials.spec import TRAINING, resolve_training
+from trials.spec import batches_per_epoch
+
+Found = Iterator[tuple[KeyPath, str]]
+Checks = tuple[tuple[tuple[KeyPath, ...], Callable[[StudySpec], Found]], ...]
+"""What a check needs unbroken, and the check."""
 
 __all__ = [
     "BUDGETS",
     "MAX_ARMS",
     "NAME_PATTERN",
     "Choices",
+    "Dataset",
     "KeyPath",
     "Objective",
     "Range",
     "Resources",
     "StudySpec",
+    "axes",
+    "build_values",
     "hyperparameters",
+    "image_shape",
+    "n_classes",
     "n_images",
     "nearest",
+    "of_arm",
     "problems",
     "related",
+    "steps_per_epoch",
     "total_steps",
     "training_values",
     "unknown",
+    "with_datasets",
 ]
 
 
@@ -55,13 +72,74 @@ def problems(study: StudySpec, broken: Collection[KeyPath] = ()) -> list[Problem
 
     `broken`: parts left out because they are wrong in themselves. What depends on them is not checked.
     """
+    found = {(path, message): [""] for check in _run_checks(_WHOLE, study, broken) for path, message in check}
+    for name in study.arms or [""]:
+        resolved = of_arm(study, name) if name else study
+        for check in _run_checks(_EACH_ARM, resolved, broken):
+            for path, message in check:
+                found.setdefault((_written(study, name, path), message), []).append(name)
+    everywhere = max(1, len(study.arms))
     return [
-        Problem(path=path, message=message)
-        for needs, check in _CHECKS
-        if not any(related(need, part) for need in needs for part in broken)
-        for path, message in check(study)
+        Problem(
+            path=path,
+            message=message
+            if len(arms) == everywhere or path[0] == "arms" or not arms[0]
+            else f"{message} (arm {arms[0]})",
+        )
+        for (path, message), arms in found.items()
         if not any(related(path, part) for part in broken)
     ]
+
+
+def _run_checks(checks: Checks, study: StudySpec, broken: Collection[KeyPath]) -> Iterator[Found]:
+    for needs, check in checks:
+        if not any(related(need, part) for need in needs for part in broken):
+            yield check(study)
+
+
+def _written(study: StudySpec, arm: str, path: KeyPath) -> KeyPath:
+    """Where what `path` leads to in the arm's own study is written."""
+    if not arm:
+        return path
+    changes = study.arms[arm]
+    there = {
+        "model": changes.model is not None,
+        "dataset": changes.dataset is not None,
+        "train": len(path) > 1 and getattr(changes.train, str(path[1]), None) is not None,
+        "fixed": len(path) > 1 and path[1] in changes.fixed,
+    }
+    return ("arms", arm, *path) if there.get(str(path[0])) else path
+
+
+def of_arm(study: StudySpec, name: str) -> StudySpec:
+    """The study that a named arm makes of `study`: the arm's settings over the study's, without other arms."""
+    arm = study.arms[name]
+    changes = arm.train.model_dump(exclude_none=True)
+    length = {"epochs": None, "steps": None} if changes.keys() & {"epochs", "steps"} else {}
+    return study.model_copy(
+        update={
+            "model": arm.model or study.model,
+            "dataset": arm.dataset or study.dataset,
+            "train": study.train.model_copy(update={**length, **changes}),
+            "fixed": {**study.fixed, **arm.fixed},
+            "arms": {},
+        }
+    )
+
+
+def with_datasets(study: StudySpec, change: Callable[[Dataset], Dataset]) -> StudySpec:
+    """The study with `change` made to its dataset and to those of its arms."""
+    arms = {
+        name: arm.model_copy(update={"dataset": arm.dataset and change(arm.dataset)})
+        for name, arm in study.arms.items()
+    }
+    return study.model_copy(update={"dataset": change(study.dataset), "arms": arms})
+
+
+def axes(study: StudySpec) -> dict[str, Choices | Range]:
+    """What an arm chooses: the name of a named arm, and a value of every axis of the space."""
+    named: dict[str, Choices | Range] = {"arm": Choices(choices=list(study.arms))} if study.arms else {}
+    return {**named, **study.space}
 
 
 def related(a: KeyPath, b: KeyPath) -> bool:
@@ -69,23 +147,33 @@ def related(a: KeyPath, b: KeyPath) -> bool:
     return all(x == y for x, y in zip(a, b, strict=False))
 
 
-Found = Iterator[tuple[KeyPath, str]]
-
-
 def _dataset_problems(study: StudySpec) -> Found:
-    info = DATASETS.get(study.dataset.name)
-    if info is None:
-        yield ("dataset", "name"), unknown("dataset", study.dataset.name, DATASETS)
-    elif study.dataset.limit is not None and study.dataset.limit > info.n_images:
-        yield ("dataset", "limit"), f"{info.name} has {info.n_images} images (got {study.dataset.limit})"
+    dataset = study.dataset
+    if (dataset.name is None) == (dataset.folder is None):
+        given = "both" if dataset.name is not None else "neither"
+        yield ("dataset",), f"give a name or a folder (got {given}); names: {', '.join(DATASETS)}"
+        return
+    info = DATASETS.get(dataset.name or "")
+    if dataset.name is not None and info is None:
+        yield ("dataset", "name"), unknown("dataset", dataset.name, DATASETS)
+    if dataset.folder is not None and dataset.size is None:
+        yield ("dataset",), "a folder needs size, the side of the square images to train on"
+    if dataset.folder is not None and not dataset.folder.strip():
+        yield ("dataset", "folder"), "must name a folder"
+    if dataset.stored is not None and (dataset.size is None or dataset.stored % dataset.size):
+        yield ("dataset", "stored"), f"must be a multiple of size (got {dataset.stored} and {dataset.size})"
+    whole = dataset.n_images if info is None else dataset.n_images or info.n_images
+    if dataset.limit is not None and whole is not None and dataset.limit > whole:
+        yield ("dataset", "limit"), f"{dataset.source.label} has {whole} images (got {dataset.limit})"
 
 
 def _evaluate_problems(study: StudySpec) -> Found:
-    if study.dataset.name in DATASETS and (study.evaluate.samples or 0) > n_images(study) // 2:
-        message = (
-            f"must be at most half of the dataset, {n_images(study) // 2} (got {study.evaluate.samples})"
+    n = n_images(study)
+    if n is not None and (study.evaluate.samples or 0) > n // 2:
+        yield (
+            ("evaluate", "samples"),
+            f"must be at most half of the dataset, {n // 2} (got {study.evaluate.samples})",
         )
-        yield ("evaluate", "samples"), message
 
 
 def _list_problems(study: StudySpec) -> Found:
@@ -93,6 +181,15 @@ def _list_problems(study: StudySpec) -> Found:
         yield ("seeds", i), f"seed {study.seeds[i]} is listed twice"
     for i in _repeated([claim.id for claim in study.claims]):
         yield ("claims", i, "id"), f"claim {study.claims[i].id} is listed twice"
+
+
+def _claim_problems(study: StudySpec) -> Found:
+    for i, claim in enumerate(study.claims):
+        try:
+            if claim.check:
+                parse(claim.check, axes(study))
+        except CheckError as error:
+            yield ("claims", i, "check"), str(error)
 
 
 def _repeated(values: Sequence[Value]) -> Iterator[int]:
@@ -123,23 +220,45 @@ def _model_problems(study: StudySpec) -> Found:
 
 
 def _shape_problems(study: StudySpec) -> Found:
-    info = DATASETS.get(study.dataset.name)
-    if info is None or study.model not in models.names():
+    shape = image_shape(study)
+    if shape is None or study.model not in models.names():
         return
-    if wrong := models.preset(study.model).shape_problem(info.image_shape):
+    preset = models.preset(study.model)
+    if wrong := preset.shape_problem(shape):
         yield ("dataset",), wrong
+    elif not any(True for check in (_fixed_problems, _space_problems) for _ in check(study)):
+        fits = (models.problem(study.model, shape, build_values(study, point)) for point in _corners(study))
+        for wrong in dict.fromkeys(filter(None, fits)):
+            yield ("model",), wrong
+    unseen = study.dataset.folder is not None and study.dataset.n_classes is None
+    if preset.conditional and not unseen and n_classes(study) < 2:
+        yield (
+            ("dataset",),
+            f"{study.model} makes images of a class; {study.dataset.source.label} has no classes",
+        )
 
 
 def hyperparameters(study: StudySpec) -> dict[str, Param]:
     """The hyperparameters that the study may fix or search; none when its model is unknown."""
-    return {**TRAINING, **models.preset(study.model).params} if study.model in models.names() else {}
+    if study.model not in models.names():
+        return {}
+    preset = models.preset(study.model)
+    training = {name: param for name, param in TRAINING.items() if name not in preset.refuses}
+    return {**training, **preset.build_params}
+
+
+def _unknown_hyperparameter(study: StudySpec, name: str) -> str:
+    refused = models.preset(study.model).refuses.get(name)
+    if refused is not None:
+        return f"{study.model} does not take {name}: {refused}"
+    return unknown("hyperparameter", name, hyperparameters(study))
 
 
 def _fixed_problems(study: StudySpec) -> Found:
     known = hyperparameters(study)
     for name, value in study.fixed.items():
         if known and name not in known:
-            yield ("fixed", name), unknown("hyperparameter", name, known)
+            yield ("fixed", name), _unknown_hyperparameter(study, name)
         elif known and (wrong := known[name].problem(value)):
             yield ("fixed", name), wrong
         if name in study.space:
@@ -150,7 +269,7 @@ def _space_problems(study: StudySpec) -> Found:
     known = hyperparameters(study)
     for name, axis in study.space.items():
         if known and name not in known:
-            yield ("space", name), unknown("hyperparameter", name, known)
+            yield ("space", name), _unknown_hyperparameter(study, name)
         elif known and isinstance(axis, Choices):
             yield from _choices_problems(("space", name), axis, known[name])
         elif known and isinstance(axis, Range):
@@ -208,7 +327,7 @@ def _search_problems(study: StudySpec) -> Found:
     if search.sampler != "grid":
         if search.trials is None:
             yield ("search",), f"sampler {search.sampler} needs trials, the number of arms to try"
-        elif not study.space:
+        elif not axes(study):
             yield ("space",), f"sampler {search.sampler} has nothing to search; add hyperparameters to space"
         elif search.trials > (n := _points(study)):
             yield (
@@ -221,14 +340,14 @@ def _search_problems(study: StudySpec) -> Found:
             ("search", "trials"),
             "a grid runs every point once; remove trials, or use sampler random or tpe",
         )
-    n = math.prod(max(1.0, _grid_size(axis) or 1.0) for axis in study.space.values())
+    n = math.prod(max(1.0, _grid_size(axis) or 1.0) for axis in axes(study).values())
     if n > MAX_ARMS:
         yield ("space",), f"the grid has {n:{'.0f' if n < 1e15 else '.3g'}} arms; at most {MAX_ARMS}"
 
 
 def _points(study: StudySpec) -> float:
     """How many different arms the space holds; inf when it is continuous."""
-    return math.prod(_grid_size(axis) or math.inf for axis in study.space.values())
+    return math.prod(_grid_size(axis) or math.inf for axis in axes(study).values())
 
 
 def _grid_problems(study: StudySpec) -> Found:
@@ -247,16 +366,71 @@ def _grid_size(axis: Choices | Range) -> float | None:
     return size if size != math.inf else None  # reported at its step
 
 
-def _length_problems(study: StudySpec) -> Found:
-    info = DATASETS.get(study.dataset.name)
-    largest, where = _largest_batch(study)
-    if info is None or largest < 1:  # reported elsewhere
+def _option_problems(study: StudySpec) -> Found:
+    """What cannot go together in some arm, and what does nothing in any."""
+    if any(True for check in (_model_problems, _fixed_problems, _space_problems) for _ in check(study)):
         return
-    if largest > n_images(study):
-        yield where, f"a batch of {largest} is larger than the dataset ({n_images(study)} images)"
-    elif study.model in models.names() and study.train.log_every > (steps := total_steps(study, largest)):
+    preset = models.preset(study.model)
+    given = {*study.fixed, *study.space}
+    idle: dict[str, str] | None = None
+    found: dict[str, str] = {}
+    for point in _corners(study):
+        values = {**build_values(study, point), **training_values(study, point)}
+        for name, message in (*conflicts(preset, values, given), *_growth_problems(study, values)):
+            found.setdefault(name, message)
+        here = dict(unused(values, given))
+        idle = here if idle is None else {name: why for name, why in idle.items() if name in here}
+    for name, message in {**(idle or {}), **found}.items():
+        section = "space" if name in study.space else "fixed"
+        yield (
+            (section, name) if name in given else (("model",)),
+            message if name in given else f"{name}: {message}",
+        )
+
+
+def _corners(study: StudySpec) -> Iterator[dict[str, Value]]:
+    """The points of the space with ranges at their ends; at most a few thousand."""
+    sides = [a.choices if isinstance(a, Choices) else [a.low, a.high] for a in study.space.values()]
+    points = itertools.product(*sides)
+    return (dict(zip(study.space, point, strict=True)) for point in itertools.islice(points, 3000))
+
+
+def _growth_problems(study: StudySpec, values: Mapping[str, Value]) -> Iterator[tuple[str, str]]:
+    shape, steps = image_shape(study), total_steps(study, values)
+    if not values.get("progressive") or shape is None or steps is None:
+        return
+    n_levels = max(1, shape[1].bit_length() - 2)  # 4, 8, ... up to the side
+    needed = 1000 * schedule.grown_after(n_levels, float(values["train_kimg"]), float(values["fade_kimg"]))
+    shown = steps * int(values["batch_size"])
+    if shown < needed:
+        message = (
+            f"{needed:,.0f} images are needed to grow to {shape[1]}x{shape[1]}, but training shows {shown:,}; "
+            "lower train_kimg and fade_kimg, or train longer"
+        )
+        yield "progressive", message
+
+
+def _length_problems(study: StudySpec) -> Found:
+    n = n_images(study)
+    largest, where = _largest_batch(study)
+    if n is None or largest < 1:  # reported elsewhere, or known only when the files are there
+        return
+    if largest > n:
+        yield where, f"a batch of {largest} is larger than the dataset ({n} images)"
+        return
+    if study.model not in models.names() or any(True for _ in _fixed_problems(study)):
+        return
+    values = training_values(study, {}) | {"batch_size": largest}
+    steps = total_steps(study, values)
+    if steps is None:
+        return
+    if study.train.log_every > steps:
         message = f"no metric would ever be logged: training has {steps} steps (got {study.train.log_every})"
         yield ("train", "log_every"), message
+    removed = int(values["remove_last_epochs"])
+    if removed and removed * steps_per_epoch(study, values) >= steps:
+        where = ("fixed", "remove_last_epochs") if "remove_last_epochs" in study.fixed else ("train",)
+        yield where, f"remove_last_epochs {removed} leaves nothing: training has {steps} steps"
 
 
 def _largest_batch(study: StudySpec) -> tuple[int, KeyPath]:
@@ -277,42 +451,88 @@ def _whole(value: Value) -> int:
     return value if isinstance(value, int) else 0
 
 
-_CHECKS: tuple[tuple[tuple[KeyPath, ...], Callable[[StudySpec], Found]], ...] = (
+_WHOLE: Checks = (
+    ((), _list_problems),
+    ((("arms",), ("space",)), _claim_problems),
+    ((), _objective_problems),
+    ((("search",),), _search_problems),
+)
+"""Checks of the study as a whole."""
+
+_EACH_ARM: Checks = (
     ((("dataset", "name"),), _dataset_problems),
     ((("dataset",),), _evaluate_problems),
-    ((), _list_problems),
     ((), _train_problems),
-    ((), _objective_problems),
     ((("model",),), _model_problems),
-    ((("model",), ("dataset", "name")), _shape_problems),
+    ((("model",), ("dataset",)), _shape_problems),
     ((("model",),), _fixed_problems),
     ((("model",),), _space_problems),
-    ((("search",),), _search_problems),
     ((("model",), ("search",)), _grid_problems),
+    ((("model",), ("dataset",), ("train",), ("fixed",), ("space",)), _option_problems),
     (
         (("model",), ("dataset",), ("train",), ("fixed", "batch_size"), ("space", "batch_size")),
         _length_problems,
     ),
 )
-"""What a check needs unbroken, and the check."""
+"""Checks of the study that each named arm makes of it."""
 
 
-def n_images(study: StudySpec) -> int:
-    """How many images the study trains on."""
-    whole = DATASETS[study.dataset.name].n_images
-    return min(whole, study.dataset.limit or whole)
+def n_images(study: StudySpec) -> int | None:
+    """How many images the study trains on; None for a folder that nobody has looked at yet."""
+    info = DATASETS.get(study.dataset.name or "")
+    whole = study.dataset.n_images or (info.n_images if info else None)
+    return whole if whole is None else min(whole, study.dataset.limit or whole)
+
+
+def n_classes(study: StudySpec) -> int:
+    """The classes of the study's dataset; 0 when it has none, or nobody has looked yet."""
+    info = DATASETS.get(study.dataset.name or "")
+    return info.n_classes if info else study.dataset.n_classes or 0
+
+
+def image_shape(study: StudySpec) -> tuple[int, int, int] | None:
+    """(C, H, W) of the images trained on; None when the dataset is not known."""
+    dataset = study.dataset
+    if (dataset.folder is None and dataset.name not in DATASETS) or (dataset.folder and dataset.size is None):
+        return None
+    channels, height, width = dataset.source.image_shape
+    return (channels, dataset.size, dataset.size) if dataset.size else (channels, height, width)
 
 
 def training_values(study: StudySpec, arm: Mapping[str, Value]) -> dict[str, Value]:
-    """All training hyperparameters of an arm."""
+    """All training hyperparameters of a point of the space."""
     given = {k: v for k in ("batch_size", "batch_size_g") if (v := getattr(study.train, k)) is not None}
     given |= {k: v for k, v in {**study.fixed, **arm}.items() if k in TRAINING}
     return resolve_training(models.preset(study.model).recipe, given)
 
 
-def total_steps(study: StudySpec, batch_size: int) -> int:
-    """Training length in steps; an epoch drops its last short batch."""
+def build_values(study: StudySpec, arm: Mapping[str, Value]) -> dict[str, Value]:
+    """All parameters of the networks at a point of the space."""
+    given = {**study.fixed, **arm}
+    params = models.preset(study.model).build_params
+    values = {name: given.get(name, param.default) for name, param in params.items()}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def steps_per_epoch(study: StudySpec, values: Mapping[str, Value]) -> float:
+    """Steps in an epoch of the study's images, whose number must be known."""
+    n = n_images(study)
+    assert n is not None
+    batches = batches_per_epoch(n, int(values["batch_size"]), str(values["sampling"]))
+    return batches / (int(values["n_critic"]) if values["real_batch"] == "fresh" else 1)
+
+
+def total_steps(study: StudySpec, values: Mapping[str, Value]) -> int | None:
+    """Training length in steps; None when it is counted in epochs of a dataset of unknown size.
+
+    `values`: the resolved training hyperparameters.
+    """
+    recipe = models.preset(study.model).recipe
     if study.train.steps is not None:
         return study.train.steps
-    epochs = study.train.epochs or int(models.preset(study.model).recipe.get("epochs", 1))
-    return epochs * (n_images(study) // batch_size)
+    if study.train.epochs is None and "steps" in recipe:
+        return int(recipe["steps"])
+    if n_images(study) is None:
+        return None
+    epochs = study.train.epochs or int(recipe.get("epochs", 1))
+    return max(1, int(epochs * steps_per_epoch(study, values)))

@@ -7,7 +7,7 @@ import os
 import platform
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -16,22 +16,26 @@ from typing import Literal
 
 from filelock import FileLock, Timeout
 from rich.console import Console
+from rich.status import Status
 
 from orchestrator import arms, results
 from orchestrator.errors import UnreachableError, UsageError
-from orchestrator.home import StudyFiles, home
+from orchestrator.home import StudyFiles, data_directory, home
 from orchestrator.leaderboard import Standing, leaderboard
+from orchestrator.loader import dotted
 from orchestrator.machine import slots, this_machine
 from orchestrator.progress import Progress
 from orchestrator.search import OptunaSearch
 from orchestrator.shipper import Shipper
 from orchestrator.status import load_definition, load_records
-from orchestrator.study import StudySpec
+from orchestrator.study import Dataset, StudySpec, of_arm, problems, with_datasets
 from orchestrator.sweep import Backend, Sweep
 from trials.data import PreparedDataset, prepare
+from trials.datasets import DATASETS, DatasetSource
 from trials.errors import DatasetError
 from trials.reports import State
 
+SHOWN_SKIPPED = 20
 LOCK_WAIT_S = 1.0  # `status` takes the lock for a moment to see whether it is held
 PACKAGES = ("gan-sweep", "torch", "ray", "mlflow", "optuna", "numpy")
 
@@ -67,25 +71,26 @@ def submit(
     granted = slots(study.resources, machine, arms.arm_count(study) * len(study.seeds))
     files = StudyFiles.of(study.name)
     _check_home()
+    datasets = prepare_datasets(study, source, data_dir, console)
+    study = with_facts(study, datasets)
+    if wrong := problems(study):  # what depends on the number of images of a folder
+        raise UsageError("\n".join(f"{source}: {dotted(p.path)}: {p.message}" for p in wrong))
     _refuse_other_definition(files, study)
-    console.print(f"[dim]dataset {study.dataset.name}[/dim]", highlight=False)
-    dataset = prepare_dataset(study, data_dir)
     files.root.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(files.lock).acquire(timeout=LOCK_WAIT_S):
             _write_definition(files, study, source)
             search = OptunaSearch(study, files.optuna, load_records(files).arms)
-            sweep = Sweep(study, files, search, dataset, granted)
-            return _run(sweep, _make_backend(backend, machine.cpus, machine.gpus), dataset, source, console)
+            sweep = Sweep(study, files, search, datasets, granted)
+            facts = provenance(datasets, source)
+            return _run(sweep, _make_backend(backend, machine.cpus, machine.gpus), facts, console)
     except Timeout:
         raise UsageError(
             f"study {study.name} is running already; watch it with: gan-sweep status {study.name}"
         ) from None
 
 
-def _run(
-    sweep: Sweep, backend: Backend, dataset: PreparedDataset, source: Path, console: Console
-) -> Submitted:
+def _run(sweep: Sweep, backend: Backend, facts: dict[str, str], console: Console) -> Submitted:
     from orchestrator.tracking import MlflowSink
 
     sink = MlflowSink(sweep.files, sweep.study)
@@ -96,7 +101,7 @@ def _run(
         if sweep.finished and sweep.records.state in ("completed", "failed"):
             shipper.start()  # what an earlier submit could not send
         else:
-            sweep.start(provenance(dataset, source))
+            sweep.start(facts)
             shipper.start()
             with _stop_on_signal(sweep, console) as interrupted, Progress(sweep, console):
                 backend.run(sweep)
@@ -131,18 +136,56 @@ def _say_where_it_stands(sweep: Sweep, console: Console) -> None:
         console.print(f"going on where the study stopped: {words}", highlight=False)
 
 
-def prepare_dataset(study: StudySpec, data_dir: Path | None) -> PreparedDataset:
-    """The study's dataset on disk. Raises UsageError that says where files belong."""
-    if data_dir is not None and not data_dir.expanduser().is_dir():
-        raise UsageError(f"--data-dir {data_dir} is not a directory; make it first, or correct its name")
-    try:
-        return prepare(
-            study.dataset.name,
-            cache_dir=home() / "datasets",
-            data_dir=data_dir.expanduser().absolute() if data_dir else home() / "data",
-        )
-    except DatasetError as error:
-        raise UsageError(str(error)) from error
+def prepare_datasets(
+    study: StudySpec, source: Path, data_dir: Path | None, console: Console
+) -> dict[DatasetSource, PreparedDataset]:
+    """The datasets of all arms on disk. Raises UsageError that says where files belong.
+
+    A folder is looked for beside the study file `source`, then below `data_dir`.
+    """
+    place = data_directory(data_dir)
+    prepared = {}
+    for wanted in sources(study):
+        with console.status(f"dataset {wanted.label}") as shown:
+
+            def show(done: int, total: int, label: str = wanted.label, shown: Status = shown) -> None:
+                shown.update(f"dataset {label}: {done:,} of {total:,} images")
+
+            try:
+                prepared[wanted] = prepare(
+                    wanted,
+                    cache_dir=home() / "datasets",
+                    data_dir=place,
+                    search_dirs=[source.absolute().parent],
+                    progress=show,
+                )
+            except DatasetError as error:
+                raise UsageError(str(error)) from error
+        found = prepared[wanted]
+        console.print(f"[dim]dataset {wanted.label}: {found.n_images:,} images[/dim]", highlight=False)
+        for line in found.skipped[:SHOWN_SKIPPED]:
+            console.print(f"  left out: {line}", style="yellow", markup=False, highlight=False)
+        if len(found.skipped) > SHOWN_SKIPPED:
+            console.print(f"  and {len(found.skipped) - SHOWN_SKIPPED} more", style="yellow")
+    return prepared
+
+
+def sources(study: StudySpec) -> list[DatasetSource]:
+    """What the study's arms train on, each once."""
+    studies = [of_arm(study, name) for name in study.arms] or [study]
+    return list(dict.fromkeys(each.dataset.source for each in studies))
+
+
+def with_facts(study: StudySpec, datasets: Mapping[DatasetSource, PreparedDataset]) -> StudySpec:
+    """The study with the number of images and classes of its datasets written in."""
+
+    def known(dataset: Dataset) -> Dataset:
+        found = datasets.get(dataset.source)
+        if found is None or (dataset.name is not None and found.n_images == DATASETS[dataset.name].n_images):
+            return dataset
+        return dataset.model_copy(update={"n_images": found.n_images, "n_classes": found.n_classes})
+
+    return with_datasets(study, known)
 
 
 def _make_backend(name: Literal["ray", "inline"], cpus: int, gpus: int) -> Backend:
@@ -212,10 +255,10 @@ def _stop_on_signal(sweep: Sweep, console: Console) -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def provenance(dataset: PreparedDataset, source: Path) -> dict[str, str]:
-    """Where results come from: versions, machine, dataset digest, and the commit of the study's repository."""
+def provenance(datasets: Mapping[DatasetSource, PreparedDataset], source: Path) -> dict[str, str]:
+    """Where results come from: versions, machine, dataset digests, and the commit of the study's repository."""
     facts = {
-        "gan_sweep.dataset_digest": dataset.digest,
+        **{f"gan_sweep.dataset_digest.{wanted.label}": found.digest for wanted, found in datasets.items()},
         "gan_sweep.python": platform.python_version(),
         "gan_sweep.machine": f"{platform.machine()} {platform.system()}, {this_machine().cpus} cores",
         "mlflow.source.name": f"gan-sweep submit {source.name}",

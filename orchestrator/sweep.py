@@ -31,6 +31,7 @@ from orchestrator.machine import Slots
 from orchestrator.records import ArmRecord, Records, replay
 from orchestrator.study import StudySpec
 from trials.data import PreparedDataset
+from trials.datasets import DatasetSource
 from trials.reports import Assignment, Outcome, Report, State
 
 
@@ -62,13 +63,13 @@ class Sweep:
         study: StudySpec,
         files: StudyFiles,
         search: Search,
-        dataset: PreparedDataset,
+        datasets: Mapping[DatasetSource, PreparedDataset],
         slots: Slots,
         *,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.study, self.files, self.slots = study, files, slots
-        self._search, self._dataset, self._clock = search, dataset, clock
+        self._search, self._datasets, self._clock = search, datasets, clock
         self._stopping = False
         self.records: Records = replay(event for event, _ in read(files.journal))
         self._journal = Journal(files.journal)
@@ -171,7 +172,8 @@ class Sweep:
 
     def _propose(self) -> None:
         proposal, values = self._search.propose({arm.proposal for arm in self.records.arms})
-        specs = [arms.trial_spec(self.study, values, seed, self._dataset.digest) for seed in self.study.seeds]
+        digest = self._dataset(values).digest
+        specs = [arms.trial_spec(self.study, values, seed, digest) for seed in self.study.seeds]
         self._write(
             ArmProposed(
                 at_ms=self._now(),
@@ -188,7 +190,8 @@ class Sweep:
         trial = self.records.trials[key]
         attempt = trial.attempts + 1
         values = self.records.arms[trial.arm].values
-        spec = arms.trial_spec(self.study, values, trial.seed, self._dataset.digest)
+        dataset = self._dataset(values)
+        spec = arms.trial_spec(self.study, values, trial.seed, dataset.digest)
         if spec.key != key:
             raise UsageError(
                 f"trial {trial.name} would not be the one that was begun: its dataset or the defaults of its model "
@@ -200,11 +203,15 @@ class Sweep:
             attempt=attempt,
             spec=spec,
             directory=self.files.trial(key),
-            images=self._dataset.images,
+            images=dataset.images,
+            labels=dataset.labels,
             checkpoint_every=arms.checkpoint_every(self.study, spec.steps),
             device="cuda" if self.slots.gpu else "cpu",
             threads=self.slots.threads,
         )
+
+    def _dataset(self, values: Mapping[str, Value]) -> PreparedDataset:
+        return self._datasets[arms.resolved(self.study, values).dataset.source]
 
     def _tell(self, finished: Iterable[ArmRecord]) -> None:
         metric = self.study.objective.metric

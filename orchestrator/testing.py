@@ -61,8 +61,9 @@ def make_sweep(
     files = StudyFiles(root / study.name)
     files.root.mkdir(parents=True, exist_ok=True)
     search = ListSearch(arms)
-    dataset = prepare(study.dataset.name, cache_dir=root / "datasets", data_dir=root / "data")
-    return Sweep(study, files, search, dataset, Slots(cpu=1, gpu=0, count=slots)), search
+    wanted = study.dataset.source
+    datasets = {wanted: prepare(wanted, cache_dir=root / "datasets", data_dir=root / "data")}
+    return Sweep(study, files, search, datasets, Slots(cpu=1, gpu=0, count=slots)), search
 
 
 def run_sweep(sweep: Sweep, backend: Backend) -> Records:

@@ -11,7 +11,6 @@ Ray's stock MLflow callback does none of this, and blocks the driver while a ser
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import sqlite3
@@ -49,7 +48,7 @@ from orchestrator.journal import (
 )
 from orchestrator.leaderboard import leaderboard
 from orchestrator.records import Records, TrialRecord
-from orchestrator.study import StudySpec
+from orchestrator.study import StudySpec, axes
 from trials.reports import State
 
 for noisy in ("alembic", "mlflow"):
@@ -184,7 +183,7 @@ class MlflowSink:
     def _start_study(self, event: StudyStarted) -> None:
         study = self._study
         tags = {
-            "gan_sweep.dataset": study.dataset.name,
+            "gan_sweep.dataset": study.dataset.source.label,
             "gan_sweep.objective": f"{study.objective.metric} {study.objective.mode}",
             "mlflow.note.content": _note(study),
         }
@@ -194,7 +193,7 @@ class MlflowSink:
         run = self._study_run()
         params: Mapping[str, Value] = {
             "model": study.model,
-            "dataset": study.dataset.name,
+            "dataset": study.dataset.source.label,
             "sampler": study.search.sampler,
             "search_seed": study.search.seed,
             "objective": study.objective.metric,
@@ -213,12 +212,13 @@ class MlflowSink:
         """The page behind the printed link. It opens at one step's pictures, which must be there to be seen:
         the first ones while trials run, the last ones afterwards."""
         study = self._study
-        first = arms.grid(study)[0] if study.search.sampler == "grid" else {}
+        named = {"arm": next(iter(study.arms))} if study.arms else {}
+        first = arms.grid(study)[0] if study.search.sampler == "grid" else named
         steps = arms.trial_spec(study, first, study.seeds[0], "").picture_steps
         view = views.saved_view_tags(
             objective=study.objective.metric,
             mode=study.objective.mode,
-            searched=list(study.space),
+            searched=list(axes(study)),
             image_key="samples/fixed",
             image_steps=steps if finished else steps[:1],
             created_at_ms=at_ms,
@@ -263,7 +263,8 @@ class MlflowSink:
     def _trial_run(self, trial: TrialRecord) -> str:
         if trial.key in self._described:
             return self._runs[trial.key]
-        spec = arms.trial_spec(self._study, self._records.arms[trial.arm].values, trial.seed, "")
+        values = self._records.arms[trial.arm].values
+        spec = arms.trial_spec(self._study, values, trial.seed, "")
         tags = {
             "mlflow.parentRunId": self._study_run(),
             "mlflow.runColor": COLOURS[trial.arm % len(COLOURS)],
@@ -274,15 +275,15 @@ class MlflowSink:
         }
         run = self._run("trial", "gan_sweep.trial_key", trial.key, trial.name, tags, self._records.updated_ms)
         params = {
-            "model": self._study.model, "dataset": self._study.dataset.name, "seed": trial.seed,
-            "steps": spec.steps, "eval_samples": spec.eval_samples, **arms.hyperparameters(spec),
+            "model": spec.model, "dataset": spec.dataset, "seed": trial.seed,
+            "steps": spec.steps, "eval_samples": spec.eval_samples, **arms.hyperparameters(spec, values),
         }  # fmt: skip
         self._api.log_batch(run, params=_params(params))
         dataset = Dataset(
-            name=self._study.dataset.name,
-            digest=self._records.provenance.get("gan_sweep.dataset_digest", "unknown")[:32],
+            name=spec.dataset,
+            digest=self._records.provenance.get(f"gan_sweep.dataset_digest.{spec.dataset}", "unknown")[:32],
             source_type="gan_sweep",
-            source=json.dumps({"name": self._study.dataset.name, "limit": self._study.dataset.limit}),
+            source=arms.resolved(self._study, values).dataset.model_dump_json(exclude_none=True),
         )
         self._api.log_inputs(run, [DatasetInput(dataset)])
         self._described.add(trial.key)

@@ -29,13 +29,15 @@ FORMAT = 1
 class CheckpointStore:
     """The checkpoints of the trial `key`, as seen by its attempt number `attempt`.
 
-    The `keep` newest ones stay; two, so that a damaged one costs an interval and not the trial.
+    The `keep` newest ones stay; two, so that a damaged one costs an interval and not the trial. Those of
+    `keep_steps` stay for good.
     """
 
     directory: Path
     key: str
     attempt: int
     keep: int = 2
+    keep_steps: tuple[int, ...] = ()
 
     def open(self) -> None:
         """Make the directory, raise the fence to this attempt, remove what a dead attempt left half done."""
@@ -74,9 +76,10 @@ class CheckpointStore:
         return final
 
     def prune(self, keep: int) -> None:
-        """Remove all but the newest `keep` checkpoints."""
+        """Remove all but the newest `keep` checkpoints and those of `keep_steps`."""
         for old in self._newest_first()[keep:]:
-            shutil.rmtree(old)
+            if int(old.name.removeprefix("step_")) not in self.keep_steps:
+                shutil.rmtree(old)
 
     def load_latest(self, device: torch.device) -> tuple[dict[str, Any] | None, list[str]]:
         """The newest valid state, or None, and one line for each damaged checkpoint that was passed over."""

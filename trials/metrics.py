@@ -6,6 +6,7 @@ The names and definitions are the canonical ones; every plot is derived from the
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -22,8 +23,10 @@ _SUMMED = ("d_loss_real", "d_loss_fake", "g_loss", "d_acc_real", "d_acc_fake", "
 class Meter:
     """Averages the canonical metrics over the steps of a logging interval, without leaving the device."""
 
-    def __init__(self, device: torch.device) -> None:
-        self._sum = torch.zeros(len(_SUMMED), device=device)
+    def __init__(self, device: torch.device, extras: Sequence[str] = ()) -> None:
+        """`extras`: names of the scalars that every step adds to the canonical ones."""
+        self._extras = tuple(extras)
+        self._sum = torch.zeros(len(_SUMMED) + len(self._extras), device=device)
         self._n = 0
 
     @torch.no_grad()
@@ -35,6 +38,7 @@ class Meter:
         real_logits: Tensor,
         fake_logits: Tensor,
         g_fake_logits: Tensor,
+        extras: Mapping[str, Tensor] = MappingProxyType({}),
     ) -> None:
         """Take one step. Logits are (N,); accuracies compare them with hard labels at threshold 0."""
         self._sum += torch.stack(
@@ -47,6 +51,7 @@ class Meter:
                 real_logits.sigmoid().mean(),
                 fake_logits.sigmoid().mean(),
                 (g_fake_logits > 0).float().mean(),
+                *(extras[name] for name in self._extras),
             )
         )
         self._n += 1
@@ -63,13 +68,13 @@ class Meter:
     def read(self, **last_step: Tensor) -> dict[str, float]:
         """The means since the last call, with `last_step`'s scalars; the one synchronisation an interval."""
         values = torch.cat((self._sum / self._n, torch.stack(list(last_step.values())))).tolist()
-        metrics = dict(zip((*_SUMMED, *last_step), values, strict=True))
+        metrics = dict(zip((*_SUMMED, *self._extras, *last_step), values, strict=True))
         metrics["d_loss_sum"] = metrics["d_loss_real"] + metrics["d_loss_fake"]
         metrics["d_loss_mean"] = 0.5 * metrics["d_loss_sum"]
         metrics["d_acc"] = 0.5 * (metrics["d_acc_real"] + metrics["d_acc_fake"])
         self._sum.zero_()
         self._n = 0
-        return {name: metrics[name] for name in TRAIN_METRICS}
+        return {name: metrics[name] for name in (*TRAIN_METRICS, *self._extras)}
 
 
 def smooth(values: ArrayLike, window: int) -> NDArray[np.float64]:

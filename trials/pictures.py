@@ -13,14 +13,16 @@ from PIL import Image
 GREY = 128
 
 
-def grid(images: NDArray[np.uint8], *, padding: int = 2, min_side: int = 480) -> NDArray[np.uint8]:
-    """Lay (N, C, H, W) images out as the squarest grid, (rows H', columns W', 3) with grey gaps.
+def grid(
+    images: NDArray[np.uint8], *, columns: int | None = None, padding: int = 2, min_side: int = 480
+) -> NDArray[np.uint8]:
+    """Lay (N, C, H, W) images out as the squarest grid, or in `columns`: (rows H', columns W', 3), grey gaps.
 
     Pixels are repeated by a whole number so that the longer side reaches at least `min_side`; they are never
     rescaled in brightness, so grids of different steps and arms compare.
     """
     n, channels, height, width = images.shape
-    columns = math.ceil(math.sqrt(n))
+    columns = min(n, columns or math.ceil(math.sqrt(n)))
     rows = math.ceil(n / columns)
     sheet = np.full(
         (rows * (height + padding) + padding, columns * (width + padding) + padding, 3), GREY, dtype=np.uint8

@@ -15,8 +15,12 @@ TRAIN_METRICS = (
 )  # fmt: skip
 """Logged as train/NAME: means over the logging interval (gradient norms: of its last step)."""
 
-EVAL_METRICS = ("swd", "swd_floor")
-"""Logged as eval/NAME at the picture steps."""
+EXTRA_METRICS = ("w_dist", "gp", "gp_norm", "drift", "l2_d", "l2_g")
+"""Logged as train/NAME by the trials that have them: a critic's distance, the penalties before their weights, and
+the mean gradient norm between real and generated images."""
+
+EVAL_METRICS = ("swd", "swd_floor", "swd_raw")
+"""Logged as eval/NAME at the picture steps; swd_raw, of the generator itself, where an averaged one is judged."""
 
 FINAL_SHARE = 0.1
 """final/NAME is the mean of train/NAME over this last share of training."""
@@ -92,7 +96,8 @@ class Outcome:
 class Assignment:
     """An attempt at a trial: everything a worker needs, as plain values.
 
-    `directory` belongs to the trial; `images` is the prepared dataset (.npy, uint8, N C H W).
+    `directory` belongs to the trial; `images` is the prepared dataset (.npy, uint8, N C H W)
+    and `labels` its labels (.npy, uint8, N).
     `device`: "cpu" or "cuda". `threads`: CPU threads for torch.
     """
 
@@ -101,6 +106,7 @@ class Assignment:
     spec: TrialSpec
     directory: Path
     images: Path
+    labels: Path
     checkpoint_every: int
     device: str = "cpu"
     threads: int = 1

@@ -8,60 +8,21 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from types import MappingProxyType
+from dataclasses import MISSING, asdict, dataclass, fields
 
-from models import Param, Value
-
-TRAINING: Mapping[str, Param] = MappingProxyType(
-    {
-        "lr": Param(
-            kind=float, default=2e-4, low=0, low_open=True, high=10, doc="learning rate of both nets"
-        ),
-        "lr_g": Param(
-            kind=float, default=None, low=0, low_open=True, high=10, doc="of the generator; default: lr"
-        ),
-        "lr_d": Param(
-            kind=float, default=None, low=0, low_open=True, high=10, doc="of the discriminator; default: lr"
-        ),
-        "optimizer": Param(kind=str, default="adam", choices=("adam", "rmsprop", "sgd"), doc="of both nets"),
-        "beta1": Param(kind=float, default=0.5, low=0, high=1, high_open=True, doc="Adam: first moment"),
-        "beta2": Param(kind=float, default=0.999, low=0, high=1, high_open=True, doc="Adam: second moment"),
-        "eps": Param(
-            kind=float, default=1e-7, low=0, low_open=True, high=1, doc="Adam, RMSprop: added to the root"
-        ),
-        "alpha": Param(kind=float, default=0.9, low=0, high=1, high_open=True, doc="RMSprop: smoothing"),
-        "momentum": Param(kind=float, default=0.0, low=0, high=1, high_open=True, doc="SGD: momentum"),
-        "batch_size": Param(
-            kind=int, default=128, low=2, high=65536, doc="real images of a D step, and as many fakes"
-        ),
-        "batch_size_g": Param(
-            kind=int, default=None, low=2, high=65536, doc="fakes of a G step; default: batch_size"
-        ),
-    }
-)
-"""The hyperparameters every model takes; a preset's recipe overrides the defaults."""
-
-FOLLOWS: Mapping[str, str] = MappingProxyType({"lr_g": "lr", "lr_d": "lr", "batch_size_g": "batch_size"})
-"""Hyperparameters that take another one's value unless given."""
-
-
-def resolve_training(recipe: Mapping[str, Value], given: Mapping[str, Value]) -> dict[str, Value]:
-    """All training hyperparameters: the given ones over the preset's recipe over the defaults."""
-    values: dict[str, Value] = {}
-    for name, param in TRAINING.items():
-        value = given.get(name, recipe.get(name, param.default))
-        values[name] = values[FOLLOWS[name]] if value is None else value
-    return values
+from models import Value
+from trials.options import switched_on
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrialSpec:
     """One arm with one seed: everything that decides what the trial computes, and nothing else.
 
-    `steps`: one step is one discriminator update and one generator update. `log_every`: steps averaged into
+    `steps`: one step is `n_critic` discriminator updates and one generator update. `log_every`: steps averaged into
     one row of metrics. `picture_steps`: when sample grids are drawn and the generator is evaluated.
     `picture_samples`, `eval_samples`: images in a grid and in an evaluation. `limit`: only the first images.
+    `n_classes`: of the dataset, for a conditional model. `size`: the side that images are averaged down to when
+    the dataset holds larger ones. `keep_steps`: checkpoints that are never removed.
     """
 
     model: str
@@ -76,11 +37,23 @@ class TrialSpec:
     picture_steps: tuple[int, ...]
     picture_samples: int
     eval_samples: int
+    n_classes: int = 0
+    size: int | None = None
+    keep_steps: tuple[int, ...] = ()
 
     @property
     def key(self) -> str:
-        """The trial key: 16 hexadecimal digits that are the same for the same trial for ever."""
-        return digest(asdict(self))[:16]
+        """The trial key: 16 hexadecimal digits that are the same for the same trial for ever.
+
+        What is at its default or switched off is left out, so that what is added later changes no key.
+        """
+        facts = asdict(self)
+        for field in fields(self):
+            if field.default is not MISSING and facts[field.name] == field.default:
+                del facts[field.name]
+        facts["model_params"] = switched_on(self.model_params)
+        facts["training"] = switched_on(self.training)
+        return digest(facts)[:16]
 
 
 def digest(value: object) -> str:
@@ -96,6 +69,11 @@ def evenly_spaced_steps(steps: int, count: int) -> tuple[int, ...]:
     (250, 500, 750, 1000)
     """
     return tuple(sorted({max(1, round(steps * i / count)) for i in range(1, count + 1)}))
+
+
+def batches_per_epoch(n_images: int, batch_size: int, sampling: str) -> int:
+    """Real batches in an epoch: without the last short one, or with replacement enough to draw n_images."""
+    return -(-n_images // batch_size) if sampling == "replacement" else n_images // batch_size
 
 
 def stream_seed(seed: int, *names: object) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
@@ -18,21 +19,33 @@ from trials.spec import TrialSpec, stream_seed
 
 @dataclass(slots=True, kw_only=True)
 class TrainState:
-    """Networks, optimisers, step and random state of a trial."""
+    """Networks, optimisers, step and random state of a trial.
+
+    `averaged`: the generator's running average, or None. `best`, `evaluations_since`: of early stopping.
+    """
 
     gan: Gan
+    averaged: nn.Module | None
     g_optimizer: Optimizer
     d_optimizer: Optimizer
     noise: torch.Generator
     meter: Meter
     step: int = 0
     train_s: float = 0.0
+    best: float = float("inf")
+    evaluations_since: int = 0
+
+    @property
+    def shown(self) -> nn.Module:
+        """The generator that pictures and evaluation use."""
+        return self.averaged or self.gan.generator
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain numbers only, so that it loads with `weights_only=True`."""
         return {
             "generator": self.gan.generator.state_dict(),
             "discriminator": self.gan.discriminator.state_dict(),
+            "averaged": self.averaged.state_dict() if self.averaged else None,
             "g_optimizer": self.g_optimizer.state_dict(),
             "d_optimizer": self.d_optimizer.state_dict(),
             "meter": self.meter.state_dict(),
@@ -42,6 +55,8 @@ class TrainState:
             "cuda_rng": torch.cuda.get_rng_state() if self.noise.device.type == "cuda" else None,
             "step": self.step,
             "train_s": self.train_s,
+            "best": self.best,
+            "evaluations_since": self.evaluations_since,
         }
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
@@ -51,6 +66,8 @@ class TrainState:
         """
         self.gan.generator.load_state_dict(saved["generator"])
         self.gan.discriminator.load_state_dict(saved["discriminator"])
+        if self.averaged is not None:
+            self.averaged.load_state_dict(saved["averaged"])
         self.g_optimizer.load_state_dict(saved["g_optimizer"])
         self.d_optimizer.load_state_dict(saved["d_optimizer"])
         self.meter.load_state_dict(saved["meter"])
@@ -63,36 +80,64 @@ class TrainState:
             self.noise.manual_seed(stream_seed(saved["step"], "noise on another device"))
         self.step = saved["step"]
         self.train_s = saved["train_s"]
+        self.best = saved["best"]
+        self.evaluations_since = saved["evaluations_since"]
 
 
 def fresh_state(spec: TrialSpec, image_shape: tuple[int, int, int], device: torch.device) -> TrainState:
     """The state before the first step. Seeds torch's global generators: a process runs one trial at a time."""
     torch.manual_seed(stream_seed(spec.seed, "init"))
-    gan = models.build(spec.model, image_shape, spec.model_params)
+    gan = models.build(spec.model, image_shape, spec.model_params, spec.n_classes)
     gan.generator.to(device)
     gan.discriminator.to(device)
+    averaged = copy.deepcopy(gan.generator).eval().requires_grad_(False) if spec.training["ema"] else None
     torch.manual_seed(stream_seed(spec.seed, "dropout"))
     return TrainState(
         gan=gan,
-        g_optimizer=_optimizer(gan.generator.parameters(), spec.training, spec.training["lr_g"]),
-        d_optimizer=_optimizer(gan.discriminator.parameters(), spec.training, spec.training["lr_d"]),
+        averaged=averaged,
+        g_optimizer=_optimizer(gan.generator.parameters(), spec.training, "g"),
+        d_optimizer=_optimizer(gan.discriminator.parameters(), spec.training, "d"),
         noise=torch.Generator(device).manual_seed(stream_seed(spec.seed, "noise")),
-        meter=Meter(device),
+        meter=Meter(device, extra_metrics(gan, spec.training)),
     )
 
 
-def _optimizer(parameters: Iterable[nn.Parameter], training: Mapping[str, Value], lr: Value) -> Optimizer:
-    hyper = cast(Mapping[str, Any], training)
-    rate = float(lr)
+def extra_metrics(gan: Gan, training: Mapping[str, Value]) -> list[str]:
+    """The metrics that this trial logs beside the canonical ones."""
+    there = {
+        "w_dist": gan.loss == "wasserstein",
+        "gp": training["gradient_penalty"],
+        "gp_norm": training["gradient_penalty"],
+        "drift": training["drift"],
+        "l2_d": training["l2"],
+        "l2_g": training["l2"],
+    }
+    return [name for name, on in there.items() if on]
+
+
+def _optimizer(parameters: Iterable[nn.Parameter], training: Mapping[str, Value], net: str) -> Optimizer:
+    hyper = cast(
+        Mapping[str, Any],
+        {k.removesuffix(f"_{net}"): v for k, v in training.items() if k.endswith(f"_{net}")},
+    )
     match hyper["optimizer"]:
         case "adam":
             # The fused CPU kernel trusts that a gradient has its parameter's strides. backward() guarantees
             # that for .grad; autograd.grad() does not.
-            return Adam(parameters, rate, (hyper["beta1"], hyper["beta2"]), hyper["eps"], fused=True)
+            return Adam(
+                parameters, hyper["lr"], (hyper["beta1"], hyper["beta2"]), hyper["eps"], hyper["weight_decay"],
+                amsgrad=hyper["amsgrad"], fused=True,
+            )  # fmt: skip
         case "rmsprop":
-            return RMSprop(parameters, rate, hyper["alpha"], hyper["eps"])
+            return RMSprop(
+                parameters, hyper["lr"], hyper["alpha"], hyper["eps"], hyper["weight_decay"], hyper["momentum"],
+                hyper["centered"],
+            )  # fmt: skip
         case "sgd":
-            return SGD(parameters, rate, hyper["momentum"])
+            return SGD(
+                parameters, hyper["lr"], hyper["momentum"], hyper["dampening"], hyper["weight_decay"],
+                hyper["nesterov"],
+            )  # fmt: skip
         case unknown:
             raise ValueError(f"unknown optimizer {unknown!r}")
 

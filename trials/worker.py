@@ -8,7 +8,7 @@ from collections.abc import Generator
 import torch
 
 from trials.checkpoints import CheckpointStore
-from trials.data import resident_images
+from trials.data import resident_images, resident_labels
 from trials.errors import DivergedError, FencedError
 from trials.loop import train
 from trials.reports import Assignment, Outcome, Report, State
@@ -55,12 +55,16 @@ def _run(assignment: Assignment) -> Generator[Report, bool | None, None]:
     device = torch.device(assignment.device)
     torch.set_num_threads(assignment.threads)
     store = CheckpointStore(
-        directory=assignment.directory / "checkpoints", key=assignment.key, attempt=assignment.attempt
-    )
+        directory=assignment.directory / "checkpoints", key=assignment.key, attempt=assignment.attempt,
+        keep_steps=assignment.spec.keep_steps,
+    )  # fmt: skip
     store.open()
     spec = assignment.spec
     images = resident_images(assignment.images, device)[: spec.limit]
-    yield from train(spec, images, store, assignment.directory, checkpoint_every=assignment.checkpoint_every)
+    labels = resident_labels(assignment.labels, device)[: spec.limit] if spec.n_classes else None
+    yield from train(
+        spec, images, labels, store, assignment.directory, checkpoint_every=assignment.checkpoint_every
+    )
 
 
 def _outcome(error: Exception, step: int) -> Outcome:

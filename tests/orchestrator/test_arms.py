@@ -84,11 +84,14 @@ def test_labels_are_written_as_people_write_numbers() -> None:
     assert label({}) == short_label({}) == "baseline"
 
 
-def test_every_hyperparameter_is_recorded_even_those_left_at_their_defaults() -> None:
-    found = hyperparameters(trial_spec(tiny_study(), {"lr": 1e-3}, 0, "d"))
+def test_what_is_on_is_recorded_even_at_its_default_and_what_an_arm_chose_even_when_off() -> None:
+    values: dict[str, Value] = {"lr": 1e-3, "ema": 0.0}
+    found = hyperparameters(trial_spec(tiny_study(), values, 0, "d"), values)
     assert found["beta1"] == 0.5
     assert found["width"] == 8
     assert found["batch_size_g"] == 8
+    assert found["ema"] == 0.0
+    assert "instance_noise" not in found
 
 
 def test_words_do_not_change_a_study_s_identity_and_numbers_do() -> None:

@@ -25,7 +25,7 @@ from orchestrator.study import (
     unknown,
 )
 from orchestrator.testing import tiny_study
-from trials.spec import TRAINING
+from trials.options import TRAINING
 
 
 def spec(**fields: Any) -> StudySpec:
@@ -128,7 +128,7 @@ def test_whole_numbers_stay_whole_and_decimals_read_as_written() -> None:
 
 def test_an_epoch_drops_its_last_short_batch() -> None:
     study = spec(dataset={"name": "mnist5k", "limit": 1000}, train={"epochs": 3})
-    assert total_steps(study, 300) == 9
+    assert total_steps(study, training_values(study, {"batch_size": 300})) == 9
 
 
 def test_training_values_of_an_arm_win_over_fixed_over_train_over_the_recipe() -> None:

@@ -148,7 +148,7 @@ def test_other_data_under_the_same_name_is_refused(tmp_path: Path) -> None:
     sweep.next()
     sweep._journal.close()
     again, _ = make_sweep(tiny_study(), tmp_path, BackendContract.ARMS)
-    again._dataset = dataclasses.replace(again._dataset, digest="other")
+    again._datasets = {k: dataclasses.replace(d, digest="other") for k, d in again._datasets.items()}
     again.start({})
     with pytest.raises(UsageError, match="its dataset or the defaults of its model have changed"):
         again.next()
@@ -180,10 +180,11 @@ def test_a_search_with_optuna_runs_all_its_arms_over_an_interruption(sampler: st
     )
     files = StudyFiles(tmp_path / "tiny")
     files.root.mkdir()
-    dataset = prepare("digits", cache_dir=tmp_path / "datasets", data_dir=tmp_path)
+    wanted = study.dataset.source
+    datasets = {wanted: prepare(wanted, cache_dir=tmp_path / "datasets", data_dir=tmp_path)}
 
     def opened() -> Sweep:
-        return Sweep(study, files, OptunaSearch(study, files.optuna), dataset, Slots(cpu=1, gpu=0, count=1))
+        return Sweep(study, files, OptunaSearch(study, files.optuna), datasets, Slots(cpu=1, gpu=0, count=1))
 
     first, ends = opened(), []
     recorded = first.ended

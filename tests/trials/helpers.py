@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +13,21 @@ import models
 from models import Value
 from trials.checkpoints import CheckpointStore
 from trials.loop import train
+from trials.options import resolve_training
 from trials.reports import Report
-from trials.spec import TrialSpec, resolve_training
+from trials.spec import TrialSpec
 
 
-def small_spec(model: str = "obs_mlp", *, steps: int = 12, seed: int = 0, **training: Value) -> TrialSpec:
-    """A trial that takes milliseconds."""
+def small_spec(model: str = "obs_mlp", *, steps: int = 12, seed: int = 0, **options: Value) -> TrialSpec:
+    """A trial that takes milliseconds. `options`: of the networks or of training."""
     preset = models.preset(model)
-    params = {name: param.default for name, param in preset.params.items() if param.default is not None}
+    params = preset.build_params
+    build = {name: param.default for name, param in params.items()} | dict(preset.tiny)
+    build |= {name: value for name, value in options.items() if name in params}
+    training = {name: value for name, value in options.items() if name not in params}
     values: dict[str, Any] = {
         "model": model,
-        "model_params": params | {"width": 8, "latent_dim": 4},
+        "model_params": build,
         "training": resolve_training(preset.recipe, {"batch_size": 8, **training}),
         "dataset": "noise",
         "dataset_digest": "0",
@@ -33,18 +38,40 @@ def small_spec(model: str = "obs_mlp", *, steps: int = 12, seed: int = 0, **trai
         "picture_steps": (steps // 2, steps),
         "picture_samples": 4,
         "eval_samples": 16,
+        "n_classes": 3 if preset.conditional else 0,
     }
     return TrialSpec(**values)
 
 
-def some_images(n: int = 40) -> Tensor:
-    """(n, 1, 8, 8) uint8."""
-    return torch.randint(0, 256, (n, 1, 8, 8), generator=torch.Generator().manual_seed(7), dtype=torch.uint8)
+def some_images(n: int = 40, shape: tuple[int, int, int] = (1, 8, 8)) -> Tensor:
+    """(n, C, H, W) uint8."""
+    return torch.randint(0, 256, (n, *shape), generator=torch.Generator().manual_seed(7), dtype=torch.uint8)
+
+
+def images_for(spec: TrialSpec, n: int = 40) -> Tensor:
+    """(n, C, H, W) uint8 of the smallest size that the model makes."""
+    preset = models.preset(spec.model)
+    return some_images(n, ((preset.channels or (1,))[0], preset.tiny_side, preset.tiny_side))
+
+
+def labels_for(images: Tensor) -> Tensor:
+    """(n,) int64 in 0..2."""
+    return torch.arange(len(images)) % 3
+
+
+def start(
+    spec: TrialSpec, store: CheckpointStore, directory: Path, **options: Any
+) -> Generator[Report, bool | None, None]:
+    """The trial's training on noise."""
+    images = images_for(spec)
+    return train(spec, images, labels_for(images), store, directory, **options)
 
 
 def store_for(spec: TrialSpec, directory: Path, attempt: int = 1) -> CheckpointStore:
     """An opened store in `directory`."""
-    store = CheckpointStore(directory=directory / "checkpoints", key=spec.key, attempt=attempt)
+    store = CheckpointStore(
+        directory=directory / "checkpoints", key=spec.key, attempt=attempt, keep_steps=spec.keep_steps
+    )
     store.open()
     return store
 
@@ -52,9 +79,7 @@ def store_for(spec: TrialSpec, directory: Path, attempt: int = 1) -> CheckpointS
 def run(spec: TrialSpec, directory: Path, *, attempt: int = 1, checkpoint_every: int = 4) -> list[Report]:
     """Train to the end, going on from what lies in `directory`."""
     store = store_for(spec, directory, attempt)
-    return list(
-        train(spec, some_images(), store, directory, checkpoint_every=checkpoint_every, report_every_s=0.0)
-    )
+    return list(start(spec, store, directory, checkpoint_every=checkpoint_every, report_every_s=0.0))
 
 
 def rows_of(reports: list[Report]) -> dict[int, dict[str, float]]:

@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.trials.helpers import final_state, run, same, small_spec, some_images, store_for
+from tests.trials.helpers import final_state, run, same, small_spec, start, store_for
 from trials.checkpoints import CheckpointStore, load
 from trials.errors import CheckpointError, FencedError
-from trials.loop import train
 
 CPU = torch.device("cpu")
 
@@ -63,9 +62,7 @@ def test_a_damaged_checkpoint_is_named_and_passed_over(store: CheckpointStore, d
 
 def test_a_damaged_checkpoint_costs_the_trial_one_interval(tmp_path: Path) -> None:
     spec = small_spec(steps=12)
-    dying = train(
-        spec, some_images(), store_for(spec, tmp_path), tmp_path, checkpoint_every=4, report_every_s=0.0
-    )
+    dying = start(spec, store_for(spec, tmp_path), tmp_path, checkpoint_every=4, report_every_s=0.0)
     while next(dying).step < 10:
         pass
     newest = tmp_path / "checkpoints" / "step_000000008" / "state.pt"

@@ -16,11 +16,11 @@ pytestmark = pytest.mark.gpu
 def test_a_trial_trains_and_resumes_on_the_device(tmp_path: Path) -> None:
     images, spec = some_images().cuda(), small_spec("obs_dcgan")
     first = train(
-        spec, images, store_for(spec, tmp_path, 1), tmp_path, checkpoint_every=4, report_every_s=0.0
+        spec, images, None, store_for(spec, tmp_path, 1), tmp_path, checkpoint_every=4, report_every_s=0.0
     )
     while next(first).step < 6:
         pass
-    resumed = list(train(spec, images, store_for(spec, tmp_path, 2), tmp_path, checkpoint_every=4))
+    resumed = list(train(spec, images, None, store_for(spec, tmp_path, 2), tmp_path, checkpoint_every=4))
     state, _ = store_for(spec, tmp_path, 3).load_latest(torch.device("cuda"))
     assert resumed[0].step > 4
     assert state is not None

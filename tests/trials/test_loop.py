@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,12 +15,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import models
-from tests.trials.helpers import final_state, rows_of, run, same, small_spec, some_images, store_for
+from tests.trials.helpers import final_state, rows_of, run, same, small_spec, some_images, start, store_for
 from trials import loop
 from trials.errors import DivergedError, FencedError
-from trials.loop import DataOrder, train
+from trials.loop import train
 from trials.reports import TRAIN_METRICS, Report
 from trials.spec import TrialSpec
+from trials.step import DataOrder
 
 OPTIMIZERS = ("adam", "rmsprop", "sgd")
 
@@ -29,8 +31,8 @@ def stop_after(
 ) -> list[Report]:
     """Train for some reports; then stop cleanly (which saves), or vanish like a killed worker (which does not)."""
     reports = []
-    running = train(
-        spec, some_images(), store_for(spec, directory, attempt), directory,
+    running = start(
+        spec, store_for(spec, directory, attempt), directory,
         checkpoint_every=4, report_every_s=0.0,
     )  # fmt: skip
     for report in running:
@@ -43,7 +45,7 @@ def stop_after(
     return reports
 
 
-@pytest.mark.parametrize("model", models.names())
+@pytest.mark.parametrize("model", ["obs_mlp", "obs_dcgan"])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("pictures", [(6, 12), (5, 11)], ids=["aligned", "inside an interval"])
 @given(stops=st.lists(st.tuples(st.integers(1, 4), st.booleans()), max_size=3))
@@ -69,6 +71,75 @@ def test_resumed_equals_uninterrupted_bit_for_bit(
             assert metrics == expected[step]
     assert set().union(*(rows_of(reports) for reports in seen)) == set(expected)
     assert same(final_state(spec, parts), final_state(spec, whole))
+
+
+EVERYTHING: dict[str, dict[str, Any]] = {
+    "wgan_gp_32": {"lr_schedule": "1:1e-4 1:1e-5..1e-4", "ema": 0.9, "augment": True, "drift_reduction": "half_sum"},
+    "rnn_timestep": {"real_batch": "fresh", "n_critic": 2, "d_update": "mixed", "grad_clip": 1.0, "l2": 1e-3},
+    "rgan_v2": {"sampling": "replacement", "label_real_sd": 0.05, "max_norm": 1.0, "instance_noise": 0.1},
+    "obs_dcgan": {
+        "multi_scale": True, "spectral_norm": "both", "pixel_norm": "after", "minibatch_stddev": True,
+        "gradient_penalty": 1.0, "ema": 0.9, "optimizer_g": "rmsprop", "optimizer_d": "sgd", "momentum_d": 0.5,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("model", [*EVERYTHING, "progressive"])
+def test_resumed_equals_uninterrupted_with_every_option(tmp_path: Path, model: str) -> None:
+    if model == "progressive":
+        spec = small_spec("wgan_gp_32", progressive=True, train_kimg=0.016, fade_kimg=0.016, ema=0.9)
+    else:
+        spec = small_spec(model, **EVERYTHING[model])
+    spec = dataclasses.replace(spec, log_every=4)
+    expected = rows_of(run(spec, tmp_path / "whole"))
+    stop_after(spec, tmp_path / "parts", 1, 1, clean=True)
+    stop_after(spec, tmp_path / "parts", 1, 2, clean=False)
+    rows = rows_of(run(spec, tmp_path / "parts", attempt=3))
+    assert rows.items() <= expected.items()
+    assert same(final_state(spec, tmp_path / "parts"), final_state(spec, tmp_path / "whole"))
+
+
+def test_training_ends_early_when_the_distance_stops_improving(tmp_path: Path) -> None:
+    spec = dataclasses.replace(
+        small_spec("obs_dcgan", steps=40, lr=1e-30, patience=3), picture_steps=tuple(range(4, 41, 4))
+    )
+    reports = run(spec, tmp_path)
+    assert reports[-1].step == 16  # the first evaluation is the best one, and three follow it
+    assert reports[-1].notes == ("ended at step 16: no better eval/swd for 3 evaluations",)
+    assert final_state(spec, tmp_path)["step"] == 16
+    assert run(spec, tmp_path, attempt=2) == []  # going on with what has ended does nothing
+
+
+def test_a_checkpoint_that_is_to_be_kept_outlives_the_others(tmp_path: Path) -> None:
+    spec = dataclasses.replace(small_spec(steps=20), keep_steps=(7,), picture_steps=(7, 20))
+    run(spec, tmp_path)
+    assert sorted(p.name for p in (tmp_path / "checkpoints").glob("step_*")) == [
+        "step_000000007",
+        "step_000000020",
+    ]
+
+
+def test_an_averaged_generator_makes_the_pictures_beside_the_raw_one(tmp_path: Path) -> None:
+    reports = run(small_spec(ema=0.9), tmp_path)
+    keys = {(p.key, p.step) for r in reports for p in r.pictures}
+    assert keys == {(f"samples/{key}", step) for key in ("fixed", "raw") for step in (6, 12)}
+    last = rows_of(reports)[12]
+    assert last["eval/swd"] != last["eval/swd_raw"]
+
+
+def test_a_conditional_model_s_grid_has_a_column_for_every_class(tmp_path: Path) -> None:
+    spec = dataclasses.replace(small_spec("rnn_timestep"), picture_samples=6)
+    (picture,) = run(dataclasses.replace(spec, picture_steps=(12,)), tmp_path)[-1].pictures
+    with Image.open(tmp_path / picture.path) as image:
+        assert image.width > image.height  # 3 columns, 2 rows
+
+
+def test_images_larger_than_asked_for_are_averaged_down(tmp_path: Path) -> None:
+    spec = dataclasses.replace(small_spec("obs_dcgan", augment=True), size=8)
+    store = store_for(spec, tmp_path)
+    images = some_images(shape=(1, 16, 16))
+    reports = list(train(spec, images, None, store, tmp_path, checkpoint_every=100))
+    assert reports[-1].step == 12
 
 
 def test_the_same_seed_repeats_and_another_does_not(tmp_path: Path) -> None:
@@ -117,7 +188,7 @@ def test_a_row_holds_the_means_over_its_interval(tmp_path: Path) -> None:
 def test_a_report_comes_before_the_checkpoint_of_its_step(tmp_path: Path) -> None:
     spec = small_spec(steps=8)
     store = store_for(spec, tmp_path)
-    for report in train(spec, some_images(), store, tmp_path, checkpoint_every=4, report_every_s=1e9):
+    for report in start(spec, store, tmp_path, checkpoint_every=4, report_every_s=1e9):
         latest = store.latest()
         assert latest is None or int(latest.name.removeprefix("step_")) < report.step
     assert store.latest() == store.directory / "step_000000008"
@@ -127,8 +198,8 @@ def test_reports_gather_rows_until_the_clock_says_so(tmp_path: Path) -> None:
     ticks = iter(range(1000))
     spec = dataclasses.replace(small_spec(steps=8), picture_steps=())
     reports = list(
-        train(
-            spec, some_images(), store_for(spec, tmp_path), tmp_path,
+        start(
+            spec, store_for(spec, tmp_path), tmp_path,
             checkpoint_every=8, report_every_s=2.0, clock=lambda: next(ticks),
         )
     )  # fmt: skip
@@ -138,7 +209,7 @@ def test_reports_gather_rows_until_the_clock_says_so(tmp_path: Path) -> None:
 def test_a_metric_that_is_not_finite_ends_the_trial_after_reporting_the_others(tmp_path: Path) -> None:
     spec = small_spec(steps=400, lr=10.0, optimizer="sgd")
     reports: list[Report] = []
-    running = train(spec, some_images(), store_for(spec, tmp_path), tmp_path, checkpoint_every=500)
+    running = start(spec, store_for(spec, tmp_path), tmp_path, checkpoint_every=500)
     with pytest.raises(DivergedError, match="not finite at step"):
         reports.extend(running)
     values = [value for report in reports for row in report.rows for value in row.metrics.values()]
@@ -148,9 +219,7 @@ def test_a_metric_that_is_not_finite_ends_the_trial_after_reporting_the_others(t
 
 def test_an_attempt_that_was_replaced_writes_no_checkpoint(tmp_path: Path) -> None:
     spec = small_spec()
-    running = train(
-        spec, some_images(), store_for(spec, tmp_path, 1), tmp_path, checkpoint_every=2, report_every_s=0
-    )
+    running = start(spec, store_for(spec, tmp_path, 1), tmp_path, checkpoint_every=2, report_every_s=0)
     next(running)
     newer = store_for(spec, tmp_path, 2)
     with pytest.raises(FencedError, match=r"attempt 1 of trial .* was replaced by attempt 2"):
@@ -193,7 +262,7 @@ def test_an_epoch_visits_images_at_most_once_and_drops_the_short_batch(
 def test_training_never_writes_into_the_shared_images(tmp_path: Path) -> None:
     spec, images = small_spec(), some_images()
     before = images.clone()
-    list(train(spec, images, store_for(spec, tmp_path), tmp_path, checkpoint_every=100))
+    list(train(spec, images, None, store_for(spec, tmp_path), tmp_path, checkpoint_every=100))
     assert torch.equal(images, before)
 
 
@@ -204,7 +273,7 @@ def test_the_fused_optimizer_computes_what_the_plain_one_does(
     from trials import state
 
     plain = torch.optim.Adam
-    monkeypatch.setattr(state, "Adam", lambda p, lr, betas, eps, fused: plain(p, lr, betas, eps, fused=False))
+    monkeypatch.setattr(state, "Adam", lambda *a, fused, **k: plain(*a, fused=False, **k))
     unfused = rows_of(run(small_spec("obs_dcgan"), tmp_path / "plain"))
     for step, metrics in unfused.items():
         for name in ("train/g_loss", "train/d_loss_mean"):

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.trials.helpers import small_spec
-from trials.spec import evenly_spaced_steps, resolve_training, stream_seed
+from trials.options import resolve_training
+from trials.spec import evenly_spaced_steps, stream_seed
 
 
 def test_the_key_is_the_same_for_ever() -> None:
