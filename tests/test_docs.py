@@ -17,6 +17,7 @@ import pytest
 from models import STRUCTURE
 from orchestrator._yaml import compose
 from orchestrator.catalogue import PER_NET
+from orchestrator.cli import main
 from orchestrator.loader import load_study
 from orchestrator.model_page import show
 from trials.options import FOLLOWS, TRAINING
@@ -53,6 +54,11 @@ def commands(guide: str) -> list[list[str]]:
     return [shlex.split(line) for block in blocks(guide, "sh") for line in block.splitlines()]
 
 
+def without_ray(arguments: list[str]) -> list[str]:
+    """The same command, without the half minute that Ray takes to start."""
+    return [*arguments, "--backend", "inline"] if arguments[0] == "submit" else arguments
+
+
 def run(directory: Path, environment: dict[str, str], arguments: list[str]) -> str:
     done = subprocess.run(
         [sys.executable, *arguments],
@@ -67,64 +73,61 @@ def run(directory: Path, environment: dict[str, str], arguments: list[str]) -> s
 
 
 @pytest.fixture(scope="module")
-def followed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str], dict[str, str]]:
-    """Both guides' files, and what each of their commands said: one process without Ray, as starting is slow."""
+def reader(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
+    """A copy of what a reader of the guide to a model changes, and the environment that uses the copy."""
     directory = tmp_path_factory.mktemp("reader")
     for package in ("models", "tests"):
         shutil.copytree(ROOT / package, directory / package, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", directory)
-    lines = []
-    for guide in ("add-a-model.md", "add-a-study.md"):
-        for path, content in named(guide).items():
-            (directory / path).parent.mkdir(exist_ok=True)
-            (directory / path).write_text(content)
-        lines += [line[1:] for line in commands(guide) if line[0] == "gan-sweep"]
-    # The short and the full budget are left to readers: hours, and a download.
-    lines = [line for line in lines if line[0] != "submit" or line[-1] in ("smoke", "tiny_gan.yaml")]
+    for path, content in named("add-a-model.md").items():
+        (directory / path).write_text(content)
     paths = f"{directory}{os.pathsep}{ROOT}"
-    environment = {
-        **os.environ,
-        "PYTHONPATH": paths,
-        "COLUMNS": "100",
-        "GAN_SWEEP_HOME": str(directory / "home"),
-    }
-    arguments = [[*line, "--backend", "inline"] if line[0] == "submit" else line for line in lines]
-    said = run(directory, environment, ["-c", RUN, json.dumps(arguments)])
-    answers = said.split("$ ")[1:]
-    assert len(answers) == len(lines)
-    return directory, environment, {" ".join(k): v for k, v in zip(lines, answers, strict=True)}
+    home = str(directory / "home")
+    return directory, {**os.environ, "PYTHONPATH": paths, "COLUMNS": "100", "GAN_SWEEP_HOME": home}
 
 
-Followed = tuple[Path, dict[str, str], dict[str, str]]
+def test_the_guide_to_a_model_ends_with_a_model_that_trains(reader: tuple[Path, dict[str, str]]) -> None:
+    files = ["models/tiny_gan.py", "tiny_gan.yaml", "tests/models/test_tiny_gan.py"]
+    assert list(named("add-a-model.md")) == files
+    lines = [line[1:] for line in commands("add-a-model.md") if line[0] == "gan-sweep"]
+    said = run(*reader, ["-c", RUN, json.dumps([without_ray(line) for line in lines])]).split("$ ")[1:]
+    looked, changed, validated, _, best = said
+    assert "Linear 16 -> 64" in looked
+    assert "Linear 3072 -> 128, spectral norm" in changed
+    assert "2 arms x 1 seed" in validated
+    assert "smoothed" in best
 
 
-def test_the_guide_to_a_model_ends_with_a_model_that_trains(followed: Followed) -> None:
-    _, _, said = followed
-    assert list(named("add-a-model.md")) == [
-        "models/tiny_gan.py",
-        "tiny_gan.yaml",
-        "tests/models/test_tiny_gan.py",
-    ]
-    assert "Linear 16 -> 64" in said["models tiny_gan"]
-    other = said["models tiny_gan --image 3x32x32 --set width=128 --set spectral_norm=d"]
-    assert "Linear 3072 -> 128, spectral norm" in other
-    assert "2 arms x 1 seed" in said["validate tiny_gan.yaml"]
-    assert "smoothed" in said["best tiny_gan_smoothing"]
-
-
-def test_the_tests_that_the_guide_to_a_model_names_find_the_model(followed: Followed) -> None:
-    directory, environment, _ = followed
+def test_the_tests_that_the_guide_to_a_model_names_find_the_model(
+    reader: tuple[Path, dict[str, str]],
+) -> None:
     lines = [line[3:] for line in commands("add-a-model.md") if line[:3] == ["python", "-m", "pytest"]]
     files = [argument for line in lines for argument in line if argument.endswith(".py")]
     assert len(files) == 3
-    passed = run(directory, environment, ["-m", "pytest", "-q", *files, "-k", "tiny_gan"])
+    passed = run(*reader, ["-m", "pytest", "-q", *files, "-k", "tiny_gan"])
     assert int(re.findall(r"(\d+) passed", passed)[0]) > 10
 
 
-def test_the_guide_to_a_study_ends_with_a_study_that_runs(followed: Followed) -> None:
-    _, _, said = followed
-    assert "6 arms x 3 seeds" in said["validate studies/my_ttur.yaml"]
-    assert "two_rates_smoothed width=8" in said["submit studies/my_ttur.yaml --budget smoke"]
+@pytest.mark.filterwarnings("ignore")  # MLflow's store leaves connections to the collector
+def test_the_guide_to_a_study_ends_with_a_study_that_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ((path, content),) = named("add-a-study.md").items()
+    (tmp_path / path).parent.mkdir()
+    (tmp_path / path).write_text(content)
+    monkeypatch.chdir(tmp_path)
+    said = []
+    lines = commands("add-a-study.md")
+    assert [line[1] for line in lines] == ["validate", "plan", "submit", "submit", "submit"]
+    for line in lines[:3]:  # the short and the full budget take hours and a download
+        monkeypatch.setattr("sys.argv", [line[0], *without_ray(line[1:])])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert not ended.value.code
+        said.append(capsys.readouterr().out)
+    assert "6 arms x 3 seeds" in said[0]
+    assert "two_rates_smoothed" in said[1]
+    assert "two_rates_smoothed width=8" in said[2]
 
 
 def plain(text: str) -> dict[str, Any]:
