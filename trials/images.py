@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import scipy.ndimage
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from trials.datasets import ImageFile, printable
 from trials.errors import DatasetError
@@ -142,7 +142,8 @@ def _decoded(picture: Image.Image, size: int) -> Image.Image:
         picture.draft("", (2 * size, 2 * size))
     picture.load()
     try:
-        return ImageOps.exif_transpose(picture)
+        turned = picture.getexif().get(ExifTags.Base.Orientation, 1) != 1
+        return ImageOps.exif_transpose(picture) if turned else picture  # it copies what it does not turn
     except Exception:  # damaged metadata says nothing about the pixels
         return picture
 
@@ -156,7 +157,7 @@ def _opaque(picture: Image.Image) -> Image.Image:
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
-    return picture if picture.mode == "L" else picture.convert("RGB")
+    return picture if picture.mode in ("L", "RGB") else picture.convert("RGB")
 
 
 def fitted(picture: Image.Image, shape: Shape) -> Pixels:
@@ -165,7 +166,8 @@ def fitted(picture: Image.Image, shape: Shape) -> Pixels:
     Colour becomes grey by the luma of ITU-R 601.
     """
     channels, size, _ = shape
-    picture = picture.convert("L" if channels == 1 else "RGB")
+    mode = "L" if channels == 1 else "RGB"
+    picture = picture if picture.mode == mode else picture.convert(mode)
     width, height = picture.size
     if width != height:
         longest = max(width, height)
