@@ -257,14 +257,14 @@ def models(
 
 @app.command()
 def datasets(as_json: JsonOption = False) -> None:
-    """The datasets: shape, classes, whether they ship with gan-sweep, where files belong, licences; and folders."""
+    """The datasets: shape, classes, whether they ship or where their files belong, licences; and folders."""
     from orchestrator.catalogue import dataset_rows
 
     rows = dataset_rows()
     if as_json:
         _print_json(rows)
         return
-    _print_table([{**row, "ships": "yes" if row["ships"] else "no"} for row in rows[:-1]])
+    _print_table([{**row, "files": row["files"] or "ships"} for row in rows[:-1]], hide=("ships",))
     out.print(
         "Or a folder of pictures of any sizes: dataset: {folder: PATH, size: 64, channels: 3}. PATH lies beside the "
         "study file or in DIR.\nDIR is what --data-dir names, else data in gan-sweep's home (gan-sweep doctor).",

@@ -135,7 +135,7 @@ def _layers(name: str, network: Network, title: str, facts: Mapping[str, Any]) -
     for shape in network.outputs:
         table.add_row("", Text(made, style="italic"), shape, "")
     if any(not layer.shapes for layer in network.layers):
-        table.caption = "-: weights that are used without calling the layer, or not in this configuration"
+        table.caption = "-: weights that are used without calling the layer, or not at full resolution\n"
         table.caption_justify = "left"
     return table
 
