@@ -1,4 +1,7 @@
-"""Every study that ships runs to its end on Ray, with the budget that is made for this."""
+"""Studies that ship run to their end on Ray, with the budget that is made for this.
+
+One of each kind: with one axis, with two, and with named arms. tests/orchestrator runs them all without Ray.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,10 @@ from pathlib import Path
 import pytest
 
 pytestmark = pytest.mark.ray
-STUDIES = sorted((Path(__file__).parents[2] / "studies").glob("*.yaml"))
+STUDIES = [
+    Path(__file__).parents[2] / "studies" / f"{name}.yaml"
+    for name in ("quickstart", "lr_optimizer", "improved_ablation")
+]
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)

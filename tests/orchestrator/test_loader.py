@@ -10,10 +10,14 @@ from pathlib import Path
 
 import pytest
 
+import models
 from orchestrator._fields import NAME_RULE
 from orchestrator.errors import InvalidStudyError
 from orchestrator.loader import Budget, load_study, load_text
 from orchestrator.study import Choices, Range
+from trials.datasets import DATASETS
+
+MODELS = ", ".join(models.names())
 
 HEAD = "version: 1\nname: s\nmodel: obs_mlp\ndataset: mnist\n"
 SHIPPED = sorted((Path(__file__).parents[2] / "studies").glob("*.yaml"))
@@ -322,7 +326,7 @@ def test_an_unknown_key_far_from_all_lists_them() -> None:
 def test_missing_required_keys_are_all_named() -> None:
     found = lines("description: x\n")
     assert [line.split(": ")[1] for line in found] == ["dataset", "model", "name", "version"]
-    assert found[1] == "s.yaml:1:1: model: is required; write model: NAME with one of obs_dcgan, obs_mlp"
+    assert found[1] == f"s.yaml:1:1: model: is required; write model: NAME with one of {MODELS}"
 
 
 @pytest.mark.parametrize("version", ["2", "true", "1.0", "'1'", "null"])
@@ -365,7 +369,7 @@ def test_names_that_no_folder_or_tracker_should_have_are_refused(name: str) -> N
 def test_a_model_that_is_not_registered_is_unknown(model: str) -> None:
     line = only(HEAD.replace("obs_mlp", model))
     assert line.startswith(f"s.yaml:3:8: model: unknown model '{model[:80]}")
-    assert line.endswith("known: obs_dcgan, obs_mlp")
+    assert line.endswith(f"known: {MODELS}")
 
 
 def test_a_callable_is_an_unknown_key() -> None:
@@ -611,13 +615,12 @@ def test_set_turns_a_range_into_choices() -> None:
     [
         ("train.stpes=3", "train.stpes: unknown key 'stpes', did you mean steps?"),
         ("train.steps=many", "train.steps: must be a whole number (got text 'many')"),
-        ("model=os:system", "model: unknown model 'os:system'; known: obs_dcgan, obs_mlp"),
+        ("model=os:system", f"model: unknown model 'os:system'; known: {MODELS}"),
         ("model=", "study: must be KEY=VALUE, for example train.steps=100"),
         ("model=null", "model: must be text (got nothing)"),
         (
             "dataset=mnist5",
-            "dataset: unknown dataset 'mnist5'; did you mean mnist5k? "
-            "known: digits, fashion_mnist, mnist, mnist5k",
+            f"dataset: unknown dataset 'mnist5'; did you mean mnist5k? known: {', '.join(DATASETS)}",
         ),
         ("seeds=[0,0]", "seeds[1]: seed 0 is listed twice"),
         ("seeds=[0,1", "seeds: is not valid YAML: ']' or ',' is missing in the value that starts at line 1"),

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from models import STRUCTURE
 from orchestrator.study import (
     MAX_ARMS,
     Choices,
@@ -54,7 +55,32 @@ def test_a_plain_study_has_no_problems() -> None:
         ({"train": {"steps": 5}}, ("train", "log_every"), "training has 5 steps (got 20)"),
         ({"train": {"batch_size": 64}, "fixed": {"batch_size": 64}}, ("train", "batch_size"), "given twice"),
         ({"fixed": {"lr": 1.0}, "space": {"lr": {"choices": [0.1]}}}, ("fixed", "lr"), "is in space too"),
-        ({"fixed": {"dropout": 0.5}}, ("fixed", "dropout"), "unknown hyperparameter 'dropout'"),
+        ({"fixed": {"timesteps": 4}}, ("fixed", "timesteps"), "unknown hyperparameter 'timesteps'"),
+        ({"fixed": {"multi_scale": True}}, ("fixed", "multi_scale"), "obs_mlp does not take multi_scale: an MLP"),
+        ({"space": {"progressive": {"choices": [True]}}}, ("space", "progressive"), "does not take progressive"),
+        ({"fixed": {"gp_alpha": "normal"}}, ("fixed", "gp_alpha"), "does nothing while gradient_penalty is off"),
+        ({"fixed": {"momentum": 0.5}}, ("fixed", "momentum"), "is an option of sgd and rmsprop, not of adam"),
+        ({"fixed": {"lr_schedule": "100"}}, ("fixed", "lr_schedule"), "stage 1 is '100'"),
+        ({"fixed": {"equalized_lr": True, "spectral_norm": "d"}}, ("fixed", "equalized_lr"), "keep one"),
+        ({"fixed": {"remove_last_epochs": 5}, "train": {"epochs": 5}}, ("fixed", "remove_last_epochs"),
+         "leaves nothing"),
+        ({"model": "wgan_gp_32"}, ("dataset",), "makes images of 32x32 (got 28x28), set the dataset's size"),
+        ({"model": "wgan_gp_32", "dataset": {"name": "mnist", "size": 32}, "train": {"steps": 50},
+          "fixed": {"progressive": True}}, ("fixed", "progressive"), "images are needed to grow to 32x32"),
+        ({"model": "rnn_timestep", "dataset": {"folder": "x", "size": 28, "channels": 1, "n_classes": 0}},
+         ("dataset",), "makes images of a class; x 28x28x1 has no classes"),
+        ({"model": "rnn_timestep", "fixed": {"timesteps": 5}}, ("model",), "timesteps must be a square number"),
+        ({"dataset": {"name": "mnist", "folder": "x"}}, ("dataset",), "give a name or a folder (got both)"),
+        ({"dataset": {"folder": "x"}}, ("dataset",), "a folder needs size"),
+        ({"dataset": {"folder": "x", "size": 24, "stored": 40}}, ("dataset", "stored"), "a multiple of size"),
+        ({"arms": {"a": {"model": "obs_mpl"}}}, ("arms", "a", "model"), "did you mean obs_mlp?"),
+        ({"arms": {"a": {"fixed": {"widht": 3}}, "b": {}}}, ("arms", "a", "fixed", "widht"), "did you mean width?"),
+        ({"arms": {"a": {"fixed": {"lr": 0.1}}}, "space": {"lr": {"choices": [0.2]}}},
+         ("arms", "a", "fixed", "lr"), "is in space too"),
+        ({"arms": {"a": {"train": {"batch_size": 9000}}}}, ("arms", "a", "train", "batch_size"), "a batch of 9000"),
+        ({"arms": {"a": {"dataset": {"name": "mnits"}}}}, ("arms", "a", "dataset", "name"), "did you mean mnist"),
+        ({"fixed": {"width": 8}, "arms": {"a": {"model": "rnn_timestep"}, "b": {}}}, ("fixed", "width"),
+         "unknown hyperparameter 'width'"),
         ({"space": {"batch_size": {"choices": [16, 9000]}}}, ("space", "batch_size"), "a batch of 9000"),
         ({"space": {"batch_size": {"low": 16, "high": 9000}}}, ("space", "batch_size"), "a batch of 9000"),
         ({"fixed": {"batch_size": 9000}}, ("fixed", "batch_size"), "a batch of 9000 is larger"),
@@ -139,7 +165,8 @@ def test_training_values_of_an_arm_win_over_fixed_over_train_over_the_recipe() -
 
 
 def test_hyperparameters_are_those_of_training_and_of_the_model() -> None:
-    assert hyperparameters(spec()).keys() == {*TRAINING, "latent_dim", "width"}
+    structure = {*STRUCTURE} - {"multi_scale", "progressive"}  # which an MLP does not take
+    assert hyperparameters(spec()).keys() == {*TRAINING, *structure, "latent_dim", "width"}
     assert hyperparameters(spec(model="x")) == {}
 
 
