@@ -116,13 +116,13 @@ STRUCTURE: Mapping[str, Param] = MappingProxyType(
 class Preset:
     """A named GAN with its hyperparameters and the training recipe it was published with.
 
-    `recipe` overrides the defaults of options (`STRUCTURE`, `trials.spec.TRAINING`) and may set `epochs` or
+    `recipe` overrides the defaults of options (`STRUCTURE`, `trials.options.TRAINING`) and may set `epochs` or
     `steps`. `refuses`: options this family cannot take, and why. `channels`, `sizes`: the image channels and
     sides it makes (any when empty); `size_multiple`: sides must be multiples of it; `min_size`: the smallest
     side. `pixels`: the range of the generator's output and of the images the discriminator sees, "tanh"
-    [-1, 1] or "unit" [0, 1].
-    `conditional`: both nets are given the class. `loss`: "bce" on logits, or "wasserstein" on a critic's
-    scores. `tiny`: values of `params` with which the networks train in milliseconds, for tests and trying out.
+    [-1, 1] or "unit" [0, 1]. `conditional`: both nets are given the class. `recurrent`: both have LSTMs.
+    `loss`: "bce" on logits, or "wasserstein" on a critic's scores. `tiny`: values of `params` with which the
+    networks train in milliseconds, for tests and trying out.
     """
 
     name: str
@@ -131,6 +131,7 @@ class Preset:
     pixels: Literal["tanh", "unit"]
     loss: Literal["bce", "wasserstein"] = "bce"
     conditional: bool = False
+    recurrent: bool = False
     channels: tuple[int, ...] = ()
     sizes: tuple[int, ...] = ()
     size_multiple: int = 1

@@ -30,6 +30,7 @@ from models._layers import (
 PRESETS = (
     Preset(
         name="rgan_v1",
+        recurrent=True,
         doc="1-d convolutions and LSTMs over the string of pixels",
         source="mv-temporal-rgan, RGAN v1",
         pixels="unit",
@@ -62,6 +63,7 @@ PRESETS = (
     ),
     Preset(
         name="rgan_v2",
+        recurrent=True,
         doc="2-d convolutions, and LSTMs that take a row of the picture as a time step",
         source="mv-temporal-rgan, RGAN v2",
         pixels="unit",
@@ -93,6 +95,7 @@ PRESETS = (
     ),
     Preset(
         name="rgan_v3",
+        recurrent=True,
         doc="2-d convolutions, and LSTMs over the string of pixels",
         source="mv-temporal-rgan, RGAN v3",
         pixels="unit",
@@ -125,6 +128,7 @@ PRESETS = (
     ),
     Preset(
         name="rgan_v4",
+        recurrent=True,
         doc="rgan_v3 with spectral norm and one more convolution in front of D",
         source="mv-temporal-rgan, RGAN v4",
         pixels="unit",
@@ -157,6 +161,7 @@ PRESETS = (
     ),
     Preset(
         name="rgan_v5",
+        recurrent=True,
         doc="rgan_v4 with LeakyReLU in G, on images in [-1, 1]",
         source="mv-temporal-rgan, RGAN v5",
         pixels="tanh",

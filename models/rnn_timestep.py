@@ -24,6 +24,7 @@ PRESETS = (
         source="RNN GAN experiment (MNIST)",
         pixels="unit",
         conditional=True,
+        recurrent=True,
         channels=(1,),
         params={
             "latent_dim": Param(kind=int, default=100, low=1, high=4096, doc="dimensions of z"),

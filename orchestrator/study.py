@@ -372,20 +372,39 @@ def _option_problems(study: StudySpec) -> Found:
         return
     preset = models.preset(study.model)
     given = {*study.fixed, *study.space}
-    idle: dict[str, str] | None = None
     found: dict[str, str] = {}
     for point in _corners(study):
         values = {**build_values(study, point), **training_values(study, point)}
         for name, message in (*conflicts(preset, values, given), *_growth_problems(study, values)):
             found.setdefault(name, message)
-        here = dict(unused(values, given))
-        idle = here if idle is None else {name: why for name, why in idle.items() if name in here}
-    for name, message in {**(idle or {}), **found}.items():
+        if values["patience"] and study.objective.metric.startswith("final/"):
+            found.setdefault(
+                "patience", f"a trial that ends early has no {study.objective.metric}; choose eval/swd"
+            )
+    for name, message in found.items():
         section = "space" if name in study.space else "fixed"
         yield (
             (section, name) if name in given else (("model",)),
             message if name in given else f"{name}: {message}",
         )
+
+
+def _idle_problems(study: StudySpec) -> Found:
+    """Settings that do nothing in any arm that they are meant for."""
+    idle: dict[KeyPath, str | None] = {}
+    for arm in study.arms or [""]:
+        resolved = of_arm(study, arm) if arm else study
+        if any(
+            True for check in (_model_problems, _fixed_problems, _space_problems) for _ in check(resolved)
+        ):
+            return
+        for point in _corners(resolved):
+            values = {**build_values(resolved, point), **training_values(resolved, point)}
+            here = dict(unused(values, {*resolved.fixed, *resolved.space}))
+            for name in {*resolved.fixed, *resolved.space}:
+                path = ("space", name) if name in resolved.space else _written(study, arm, ("fixed", name))
+                idle[path] = here.get(name) if path not in idle or idle[path] else None
+    yield from ((path, why) for path, why in idle.items() if why)
 
 
 def _corners(study: StudySpec) -> Iterator[dict[str, Value]]:
@@ -456,6 +475,7 @@ _WHOLE: Checks = (
     ((("arms",), ("space",)), _claim_problems),
     ((), _objective_problems),
     ((("search",),), _search_problems),
+    ((("model",), ("arms",), ("fixed",), ("space",)), _idle_problems),
 )
 """Checks of the study as a whole."""
 

@@ -271,6 +271,12 @@ def conflicts(
         yield "equalized_lr", "spectral_norm divides out the scale that equalized_lr sets; keep one"
     if values.get("multi_scale") and values.get("progressive"):
         yield "multi_scale", "progressive shows D one resolution at a time, multi_scale all of them; keep one"
+    if values["max_norm"] and values["max_norm_layers"] == "lstm" and not preset.recurrent:
+        yield "max_norm", f"{preset.name} has no LSTM for it to hold; set max_norm_layers to all"
+    if values["max_norm"] and values["max_norm_layers"] == "all":
+        for name in ("spectral_norm", "equalized_lr"):
+            if values.get(name, "none") not in ("none", False):
+                yield "max_norm_layers", f"{name} sets the norms of the layers that all holds; keep one"
     group = int(values.get("minibatch_stddev_group", 0))
     if values.get("minibatch_stddev") and group:
         for name in ("batch_size", "batch_size_g"):

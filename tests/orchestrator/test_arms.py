@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from pydantic import ValidationError
 
 from models import Value
 from orchestrator.arms import (
@@ -33,6 +34,84 @@ def test_a_grid_is_the_product_of_its_axes_without_duplicates() -> None:
 def test_a_range_with_a_step_includes_both_ends() -> None:
     study = tiny_study(space={"beta1": {"low": 0.1, "high": 0.5, "step": 0.2}})
     assert [point["beta1"] for point in grid(study)] == pytest.approx([0.1, 0.3, 0.5])
+
+
+ARMS = {
+    "plain": {},
+    "smooth": {"fixed": {"label_real": 0.9}},
+    "conv": {"model": "obs_dcgan", "train": {"steps": 6}},
+    "other_data": {"dataset": {"name": "mnist5k", "size": 16, "limit": 500}, "train": {"epochs": 2}},
+}
+
+
+def test_named_arms_are_crossed_with_the_space() -> None:
+    study = tiny_study(arms=ARMS)
+    points = grid(study)
+    assert len(points) == arm_count(study) == 8
+    assert points[1] == {"arm": "plain", "lr": 1e-4}
+    assert label(points[2]) == "smooth lr=0.001"
+
+
+def test_a_named_arm_changes_model_dataset_length_and_hyperparameters_and_nothing_else() -> None:
+    study = tiny_study(arms=ARMS)
+    plain, smooth, conv, other = (trial_spec(study, {"arm": a, "lr": 1e-3}, 0, "d") for a in ARMS)
+    assert (plain.model, plain.steps, plain.dataset, plain.training["label_real"]) == (
+        "obs_mlp",
+        12,
+        "digits",
+        1.0,
+    )
+    assert smooth.training == {**plain.training, "label_real": 0.9}
+    assert (conv.model, conv.steps, conv.model_params["width"]) == ("obs_dcgan", 6, 8)
+    assert (other.dataset, other.limit, other.steps) == ("mnist5k 16x16x1", 500, 2 * (500 // 8))
+    assert len({plain.key, smooth.key, conv.key, other.key}) == 4
+
+
+def test_a_study_without_named_arms_has_the_keys_it_always_had() -> None:
+    assert (
+        trial_spec(tiny_study(), {"lr": 1e-3}, 0, "d").key
+        == trial_spec(tiny_study(arms={"plain": {}}), {"arm": "plain", "lr": 1e-3}, 0, "d").key
+    )
+
+
+def test_a_schedule_may_be_written_as_a_list_of_stages() -> None:
+    stages = [{"epochs": 100, "lr": 1e-4}, {"epochs": 400, "lr_random": [2e-5, 6e-5], "dist": "uniform"}]
+    study = tiny_study(fixed={"lr_schedule": stages})
+    assert study.fixed["lr_schedule"] == "100:0.0001 400:2e-05..6e-05/uniform"
+    chosen = tiny_study(space={"lr_schedule": {"choices": [stages, "1:1e-3"]}})
+    assert len(grid(chosen)) == 2
+    assert tiny_study(arms={"a": {"fixed": {"lr_schedule": stages}}}).arms["a"].fixed == study.fixed
+
+
+@pytest.mark.parametrize("stages", [[1], [{"epochs": 1}], [{"epochs": 1, "lr": 1, "x": 2}],
+                                    [{"epochs": 1, "lr_random": 3}]])  # fmt: skip
+def test_a_list_that_is_no_schedule_says_which_stage_and_how_to_write_it(stages: list[object]) -> None:
+    with pytest.raises(ValidationError, match=r"lr_schedule: stage 1.*write stages as"):
+        tiny_study(fixed={"lr_schedule": stages})
+
+
+def test_epochs_count_the_real_batches_of_all_updates() -> None:
+    fresh = {"n_critic": 2, "real_batch": "fresh"}
+    steps = [trial_spec(tiny_study(train={"epochs": 4, "batch_size": 100}, fixed=f), {"lr": 1e-3}, 0, "d").steps
+             for f in ({}, {"n_critic": 2}, fresh, {"sampling": "replacement"})]  # fmt: skip
+    assert steps == [4 * 17, 4 * 17, 2 * 17, 4 * 18]  # 1,797 images
+
+
+def test_the_checkpoint_before_the_last_epochs_is_kept_shown_and_evaluated() -> None:
+    study = tiny_study(train={"epochs": 10, "batch_size": 100}, fixed={"remove_last_epochs": 3})
+    spec = trial_spec(study, {"lr": 1e-3}, 0, "d")
+    assert spec.keep_steps == (7 * 17,)
+    assert 7 * 17 in spec.picture_steps
+
+
+def test_a_folder_is_counted_before_its_epochs_become_steps() -> None:
+    folder = {"folder": "fish", "size": 16, "channels": 1, "stored": 32}
+    study = tiny_study(dataset=folder, train={"epochs": 2, "batch_size": 10})
+    with pytest.raises(ValueError, match="images of fish 32x32x1 are not counted yet"):
+        trial_spec(study, {"lr": 1e-3}, 0, "d")
+    spec = trial_spec(tiny_study(dataset={**folder, "n_images": 55}, train={"epochs": 2, "batch_size": 10}),
+                      {"lr": 1e-3}, 0, "d")  # fmt: skip
+    assert (spec.steps, spec.size, spec.eval_samples) == (10, 16, 16)
 
 
 def test_arms_of_one_seed_share_everything_but_their_values() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 import models
 from orchestrator.cli import main
@@ -252,6 +253,44 @@ class TestSubmit:
         code, _, stderr = self.submit(invoke, tiny, "--set", "dataset=mnist")
         assert code == 2
         assert "mnist5k" in stderr
+        assert not (private_home / "studies").exists()
+
+    def test_named_arms_on_a_folder_and_a_named_dataset(
+        self, invoke: Invoke, tmp_path: Path, private_home: Path
+    ) -> None:
+        """Two families, one on a folder with a broken file, which is named and left out."""
+        folder = tmp_path / "photos"
+        folder.mkdir()
+        for i in range(40):
+            Image.new("RGB", (20 + i, 30), (6 * i, 100, 50)).save(folder / f"{i:02d}.png")
+        (folder / "broken.jpg").write_bytes(b"not a picture")
+        study = tmp_path / "armed.yaml"
+        study.write_text(
+            TINY.replace("name: tiny", "name: armed") + "arms:\n  digits: {}\n"
+            "  photos: {model: obs_dcgan, dataset: {folder: photos, size: 8, stored: 16}, fixed: {augment: true}}\n"
+        )
+        plan = json.loads(invoke("plan", study, "--json")[1])
+        assert (plan["datasets"], plan["models"]) == (
+            ["digits, 1,797 images", "photos 16x16x3, 41 images"], ["obs_mlp", "obs_dcgan"],
+        )  # fmt: skip
+        code, stdout, stderr = self.submit(invoke, study, "--json")
+        assert code == 0, stderr
+        result = json.loads(stdout)
+        assert sorted(arm["label"] for arm in result["leaderboard"]) == [
+            f"{arm} lr={lr}" for arm in ("digits", "photos") for lr in ("0.0001", "0.001")
+        ]
+        assert "left out: broken.jpg" in stderr
+        assert "photos 16x16x3: 40 images" in stderr
+        assert "nothing is left to run" in self.submit(invoke, study)[2]
+
+    def test_a_folder_that_is_not_there_is_asked_for_before_anything_is_made(
+        self, invoke: Invoke, tiny: Path, private_home: Path
+    ) -> None:
+        tiny.write_text(TINY.replace("dataset: digits", "dataset: {folder: fish, size: 8}"))
+        assert "images not counted yet" in invoke("plan", tiny)[1]
+        code, _, stderr = self.submit(invoke, tiny)
+        assert code == 2
+        assert str(tiny.parent / "fish") in stderr
         assert not (private_home / "studies").exists()
 
 

@@ -59,6 +59,9 @@ def test_a_plain_study_has_no_problems() -> None:
         ({"fixed": {"multi_scale": True}}, ("fixed", "multi_scale"), "obs_mlp does not take multi_scale: an MLP"),
         ({"space": {"progressive": {"choices": [True]}}}, ("space", "progressive"), "does not take progressive"),
         ({"fixed": {"gp_alpha": "normal"}}, ("fixed", "gp_alpha"), "does nothing while gradient_penalty is off"),
+        ({"arms": {"a": {"fixed": {"gp_alpha": "normal"}}, "b": {"fixed": {"gradient_penalty": 1.0}}}},
+         ("arms", "a", "fixed", "gp_alpha"), "does nothing while gradient_penalty is off"),
+        ({"fixed": {"patience": 3}, "objective": {"metric": "final/g_loss"}}, ("fixed", "patience"), "ends early"),
         ({"fixed": {"momentum": 0.5}}, ("fixed", "momentum"), "is an option of sgd and rmsprop, not of adam"),
         ({"fixed": {"lr_schedule": "100"}}, ("fixed", "lr_schedule"), "stage 1 is '100'"),
         ({"fixed": {"equalized_lr": True, "spectral_norm": "d"}}, ("fixed", "equalized_lr"), "keep one"),
@@ -96,6 +99,19 @@ def test_a_plain_study_has_no_problems() -> None:
 )  # fmt: skip
 def test_what_does_not_fit_together_is_explained(fields: dict[str, Any], path: KeyPath, message: str) -> None:
     assert message in found(spec(**fields))[path]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"fixed": {"gp_alpha": "normal"}, "arms": {"a": {}, "b": {"fixed": {"gradient_penalty": 1.0}}}},
+        {"fixed": {"momentum": 0.5}, "space": {"optimizer": {"choices": ["adam", "sgd"]}}},
+        {"fixed": {"beta1": 0.5}, "space": {"optimizer": {"choices": ["adam", "sgd"]}}},
+        {"fixed": {"gp_target": 0.5}, "space": {"gradient_penalty": {"choices": [0.0, 1.0]}}},
+    ],
+)
+def test_a_setting_may_be_idle_in_some_arms(fields: dict[str, Any]) -> None:
+    assert found(spec(**fields)) == {}
 
 
 @pytest.mark.parametrize("step", [1e-300, 5e-324, 1e-9])

@@ -100,6 +100,8 @@ def test_options_that_are_off_are_no_part_of_a_key_and_those_that_are_on_are() -
         ({"lr_g": 1e-4, "g_factor": 0.5}, "g_factor", "keep one"),
         ({"lr_schedule": "100"}, "lr_schedule", "stage 1"),
         ({"label_real": 0.1, "label_fake": 0.9}, "label_real", "higher target"),
+        ({"max_norm": 1.0}, "max_norm", "obs_dcgan has no LSTM"),
+        ({"max_norm": 1.0, "max_norm_layers": "all", "spectral_norm": "d"}, "max_norm_layers", "keep one"),
         ({"augment": True, "augment_zoom_min": 2.0}, "augment_zoom_min", "above augment_zoom_max"),
     ],
 )
