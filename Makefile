@@ -1,13 +1,15 @@
 # make demo   build the environment and run the quickstart study
 # make test   build the environment and run the fast tests
 # make check  what CI runs first: formatting, lints, types, fast tests
+# make test-slow   the smoke budget of every shipped study, without Ray
+# make test-ray, test-browser   the tests that need Ray, a browser
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check lint types test-ray test-browser env clean
+.PHONY: demo test check lint types test-slow test-ray test-browser env clean
 
 demo: $(READY) studies/study.schema.json
 	$(BIN)/gan-sweep submit studies/quickstart.yaml
@@ -24,7 +26,7 @@ lint: $(READY)
 types: $(READY)
 	$(BIN)/mypy
 
-test-ray test-browser: test-%: $(READY)
+test-slow test-ray test-browser: test-%: $(READY)
 	$(BIN)/python -m pytest -m $*
 
 env: $(READY) studies/study.schema.json

@@ -276,7 +276,7 @@ class TestSubmit:
         code, stdout, stderr = self.submit(invoke, study, "--json")
         assert code == 0, stderr
         result = json.loads(stdout)
-        assert sorted(arm["label"] for arm in result["leaderboard"]) == [
+        assert sorted(" lr=".join(map(str, arm["values"].values())) for arm in result["leaderboard"]) == [
             f"{arm} lr={lr}" for arm in ("digits", "photos") for lr in ("0.0001", "0.001")
         ]
         assert "left out: broken.jpg" in stderr
