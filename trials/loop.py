@@ -106,7 +106,9 @@ def train(
 
 
 def _judge_progress(spec: TrialSpec, state: TrainState, metrics: dict[str, float]) -> bool:
-    """Count evaluations without a better distance; whether training ends early."""
+    """Count evaluations without a better distance, if that matters; whether training ends early."""
+    if not spec.training["patience"]:
+        return False
     better = metrics["eval/swd"] < state.best
     state.best = min(state.best, metrics["eval/swd"])
     state.evaluations_since = 0 if better else state.evaluations_since + 1

@@ -50,7 +50,7 @@ def finished(empty_store: Path, private_home: Path, tmp_path: Path) -> tuple[Stu
     sweep, _ = make_sweep(study, tmp_path, BackendContract.ARMS)
     sweep.files.definition.write_text(study.model_dump_json())
     sweep.files.source.write_text("name: tiny\n")
-    sweep.start({"gan_sweep.dataset_digest": "d" * 64, "mlflow.source.git.commit": "c0ffee"})
+    sweep.start({"gan_sweep.dataset_digest.digits": "d" * 64, "mlflow.source.git.commit": "c0ffee"})
     InlineBackend().run(sweep)
     sweep.end()
     return sweep.files, study

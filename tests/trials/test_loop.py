@@ -106,8 +106,8 @@ def test_training_ends_early_when_the_distance_stops_improving(tmp_path: Path) -
     reports = run(spec, tmp_path)
     assert reports[-1].step == 16  # the first evaluation is the best one, and three follow it
     assert reports[-1].notes == ("ended at step 16: no better eval/swd for 3 evaluations",)
-    assert final_state(spec, tmp_path)["step"] == 16
     assert run(spec, tmp_path, attempt=2) == []  # going on with what has ended does nothing
+    assert final_state(spec, tmp_path)["step"] == 16
 
 
 def test_a_checkpoint_that_is_to_be_kept_outlives_the_others(tmp_path: Path) -> None:
