@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import platform
 import signal
@@ -258,7 +259,8 @@ def _stop_on_signal(sweep: Sweep, console: Console) -> Iterator[list[int]]:
 def provenance(datasets: Mapping[DatasetSource, PreparedDataset], source: Path) -> dict[str, str]:
     """Where results come from: versions, machine, dataset digests, and the commit of the study's repository."""
     facts = {
-        **{f"gan_sweep.dataset_digest.{wanted.label}": found.digest for wanted, found in datasets.items()},
+        # In a value: the name of a folder may hold what MLflow takes in no key.
+        "gan_sweep.dataset_digests": json.dumps({str(s): found.digest for s, found in datasets.items()}),
         "gan_sweep.python": platform.python_version(),
         "gan_sweep.machine": f"{platform.machine()} {platform.system()}, {this_machine().cpus} cores",
         "mlflow.source.name": f"gan-sweep submit {source.name}",

@@ -11,6 +11,7 @@ Ray's stock MLflow callback does none of this, and blocks the driver while a ser
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sqlite3
@@ -279,11 +280,13 @@ class MlflowSink:
             "steps": spec.steps, "eval_samples": spec.eval_samples, **arms.hyperparameters(spec, values),
         }  # fmt: skip
         self._api.log_batch(run, params=_params(params))
+        trained_on = arms.resolved(self._study, values).dataset
+        digests = json.loads(self._records.provenance.get("gan_sweep.dataset_digests", "{}"))
         dataset = Dataset(
             name=spec.dataset,
-            digest=self._records.provenance.get(f"gan_sweep.dataset_digest.{spec.dataset}", "unknown")[:32],
+            digest=digests.get(str(trained_on.source), "unknown")[:32],
             source_type="gan_sweep",
-            source=arms.resolved(self._study, values).dataset.model_dump_json(exclude_none=True),
+            source=trained_on.model_dump_json(exclude_none=True),
         )
         self._api.log_inputs(run, [DatasetInput(dataset)])
         self._described.add(trial.key)

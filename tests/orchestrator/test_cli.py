@@ -259,7 +259,7 @@ class TestSubmit:
         self, invoke: Invoke, tmp_path: Path, private_home: Path
     ) -> None:
         """Two families, one on a folder with a broken file, which is named and left out."""
-        folder = tmp_path / "photos"
+        folder = tmp_path / "photos (old)"
         folder.mkdir()
         for i in range(40):
             Image.new("RGB", (20 + i, 30), (6 * i, 100, 50)).save(folder / f"{i:02d}.png")
@@ -267,11 +267,11 @@ class TestSubmit:
         study = tmp_path / "armed.yaml"
         study.write_text(
             TINY.replace("name: tiny", "name: armed") + "arms:\n  digits: {}\n"
-            "  photos: {model: obs_dcgan, dataset: {folder: photos, size: 8, stored: 16}, fixed: {augment: true}}\n"
+            "  photos: {model: obs_dcgan, dataset: {folder: photos (old), size: 8, stored: 16}, fixed: {augment: true}}\n"
         )
         plan = json.loads(invoke("plan", study, "--json")[1])
         assert (plan["datasets"], plan["models"]) == (
-            ["digits, 1,797 images", "photos 16x16x3, 41 images"], ["obs_mlp", "obs_dcgan"],
+            ["digits, 1,797 images", "photos (old) 16x16x3, 41 images"], ["obs_mlp", "obs_dcgan"],
         )  # fmt: skip
         code, stdout, stderr = self.submit(invoke, study, "--json")
         assert code == 0, stderr
@@ -280,7 +280,7 @@ class TestSubmit:
             f"{arm} lr={lr}" for arm in ("digits", "photos") for lr in ("0.0001", "0.001")
         ]
         assert "left out: broken.jpg" in stderr
-        assert "photos 16x16x3: 40 images" in stderr
+        assert "photos (old) 16x16x3: 40 images" in stderr
         assert "nothing is left to run" in self.submit(invoke, study)[2]
 
     def test_a_folder_that_is_not_there_is_asked_for_before_anything_is_made(

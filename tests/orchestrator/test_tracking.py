@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sqlite3
 import subprocess
@@ -50,7 +51,12 @@ def finished(empty_store: Path, private_home: Path, tmp_path: Path) -> tuple[Stu
     sweep, _ = make_sweep(study, tmp_path, BackendContract.ARMS)
     sweep.files.definition.write_text(study.model_dump_json())
     sweep.files.source.write_text("name: tiny\n")
-    sweep.start({"gan_sweep.dataset_digest.digits": "d" * 64, "mlflow.source.git.commit": "c0ffee"})
+    sweep.start(
+        {
+            "gan_sweep.dataset_digests": json.dumps({str(study.dataset.source): "d" * 64}),
+            "mlflow.source.git.commit": "c0ffee",
+        }
+    )
     InlineBackend().run(sweep)
     sweep.end()
     return sweep.files, study
