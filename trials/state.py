@@ -91,6 +91,9 @@ def fresh_state(spec: TrialSpec, image_shape: tuple[int, int, int], device: torc
     gan.generator.to(device)
     gan.discriminator.to(device)
     averaged = copy.deepcopy(gan.generator).eval().requires_grad_(False) if spec.training["ema"] else None
+    for layer in averaged.modules() if averaged else ():
+        if isinstance(layer, nn.RNNBase):
+            layer.flatten_parameters()  # a copy lies in pieces, which cuDNN would gather at every call
     torch.manual_seed(stream_seed(spec.seed, "dropout"))
     return TrainState(
         gan=gan,

@@ -17,6 +17,17 @@ from trials.options import resolve_training
 from trials.reports import Report
 from trials.spec import TrialSpec
 
+EVERYTHING: dict[str, dict[str, Any]] = {
+    "wgan_gp_32": {"lr_schedule": "1:1e-4 1:1e-5..1e-4", "ema": 0.9, "augment": True, "drift_reduction": "half_sum"},
+    "rnn_timestep": {"real_batch": "fresh", "n_critic": 2, "d_update": "mixed", "grad_clip": 1.0, "l2": 1e-3},
+    "rgan_v2": {"sampling": "replacement", "label_real_sd": 0.05, "max_norm": 1.0, "instance_noise": 0.1},
+    "obs_dcgan": {
+        "multi_scale": True, "spectral_norm": "both", "pixel_norm": "after", "minibatch_stddev": True,
+        "gradient_penalty": 1.0, "ema": 0.9, "optimizer_g": "rmsprop", "optimizer_d": "sgd", "momentum_d": 0.5,
+    },
+}  # fmt: skip
+"""Families with many options switched on at once."""
+
 
 def small_spec(model: str = "obs_mlp", *, steps: int = 12, seed: int = 0, **options: Value) -> TrialSpec:
     """A trial that takes milliseconds. `options`: of the networks or of training."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +14,17 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import models
-from tests.trials.helpers import final_state, rows_of, run, same, small_spec, some_images, start, store_for
+from tests.trials.helpers import (
+    EVERYTHING,
+    final_state,
+    rows_of,
+    run,
+    same,
+    small_spec,
+    some_images,
+    start,
+    store_for,
+)
 from trials import loop
 from trials.errors import DivergedError, FencedError
 from trials.loop import train
@@ -71,17 +80,6 @@ def test_resumed_equals_uninterrupted_bit_for_bit(
             assert metrics == expected[step]
     assert set().union(*(rows_of(reports) for reports in seen)) == set(expected)
     assert same(final_state(spec, parts), final_state(spec, whole))
-
-
-EVERYTHING: dict[str, dict[str, Any]] = {
-    "wgan_gp_32": {"lr_schedule": "1:1e-4 1:1e-5..1e-4", "ema": 0.9, "augment": True, "drift_reduction": "half_sum"},
-    "rnn_timestep": {"real_batch": "fresh", "n_critic": 2, "d_update": "mixed", "grad_clip": 1.0, "l2": 1e-3},
-    "rgan_v2": {"sampling": "replacement", "label_real_sd": 0.05, "max_norm": 1.0, "instance_noise": 0.1},
-    "obs_dcgan": {
-        "multi_scale": True, "spectral_norm": "both", "pixel_norm": "after", "minibatch_stddev": True,
-        "gradient_penalty": 1.0, "ema": 0.9, "optimizer_g": "rmsprop", "optimizer_d": "sgd", "momentum_d": 0.5,
-    },
-}  # fmt: skip
 
 
 @pytest.mark.parametrize("model", [*EVERYTHING, "progressive"])
