@@ -266,8 +266,9 @@ class TestSubmit:
         (folder / "broken.jpg").write_bytes(b"not a picture")
         study = tmp_path / "armed.yaml"
         study.write_text(
-            TINY.replace("name: tiny", "name: armed") + "arms:\n  digits: {}\n"
-            "  photos: {model: obs_dcgan, dataset: {folder: photos (old), size: 8, stored: 16}, fixed: {augment: true}}\n"
+            TINY.replace("name: tiny", "name: armed").replace("latent_dim: 4", "latent_dim: 4, augment: true")
+            + "arms:\n  digits: {}\n"
+            "  photos: {model: obs_dcgan, dataset: {folder: photos (old), size: 8, stored: 16}}\n"
         )
         plan = json.loads(invoke("plan", study, "--json")[1])
         assert (plan["datasets"], plan["models"]) == (
