@@ -251,7 +251,8 @@ def _unknown_hyperparameter(study: StudySpec, name: str) -> str:
     refused = models.preset(study.model).refuses.get(name)
     if refused is not None:
         return f"{study.model} does not take {name}: {refused}"
-    return unknown("hyperparameter", name, hyperparameters(study))
+    hint = nearest(name, hyperparameters(study))
+    return f"unknown hyperparameter {name[:80]!r}; {hint}{' ' if hint else ''}see: gan-sweep models {study.model}"
 
 
 def _fixed_problems(study: StudySpec) -> Found:
