@@ -161,10 +161,8 @@ class Preset:
         """Say why this GAN cannot make images of `image_shape` (C, H, W), or None."""
         channels, height, width = image_shape
         if self.channels and channels not in self.channels:
-            allowed = " or ".join(map(str, self.channels))
-            return (
-                f"{self.name} makes images of {allowed} channels (got {channels}), set the dataset's channels"
-            )
+            allowed = " or ".join({1: "grey", 3: "colour"}.get(c, f"{c}-channel") for c in self.channels)
+            return f"{self.name} makes {allowed} images (got {channels} channels), set the dataset's channels"
         if self.sizes and (height != width or height not in self.sizes):
             sides = " or ".join(f"{side}x{side}" for side in self.sizes)
             return f"{self.name} makes images of {sides} (got {height}x{width}), set the dataset's size"
