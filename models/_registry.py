@@ -1,8 +1,9 @@
 """Finds the families of this folder and their presets, without importing torch.
 
-A family file declares `PRESETS = (Preset(...), ...)` using only literals, `Preset` and `Param`. The registry
-reads that one expression from the file's syntax tree; the file itself, and with it torch, is imported only
-when a network is built. So a new GAN is one new file, and `gan-sweep validate` still answers at once.
+A family file declares `PRESETS = (Preset(...), ...)` using only literals, `Preset`, `Param` and constants in capitals
+above it that are made of the same. The registry reads these expressions from the file's syntax tree; the file
+itself, and with it torch, is imported only when a network is built. So a new GAN is one new file, and
+`gan-sweep validate` still answers at once.
 
 Where parameters and image shape must fit together, the file may also declare `problem(image_shape, params)`, a
 function that says what is wrong or returns None and uses nothing but builtins and `math`.
@@ -46,17 +47,24 @@ def _presets() -> dict[str, tuple[str, Preset]]:
 
 
 def _declared(path: Path) -> tuple[Preset, ...]:
+    scope: dict[str, object] = {"__builtins__": {}, **_NAMES}
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
-        target = node.targets[0] if isinstance(node, ast.Assign) else None
-        if isinstance(node, ast.Assign) and isinstance(target, ast.Name) and target.id == "PRESETS":
-            code = compile(ast.Expression(node.value), str(path), "eval")
-            try:
-                presets = eval(code, {"__builtins__": {}, **_NAMES})
-            except NameError as error:
-                raise ValueError(
-                    f"{path.name}: PRESETS may use only literals, Preset and Param ({error})"
-                ) from None
-            return cast(tuple[Preset, ...], presets)
+        if not isinstance(node, ast.Assign | ast.AnnAssign) or node.value is None:
+            continue
+        target = node.targets[0] if isinstance(node, ast.Assign) else node.target
+        if not isinstance(target, ast.Name) or not target.id.isupper():
+            continue
+        try:
+            scope[target.id] = eval(compile(ast.Expression(node.value), str(path), "eval"), scope)
+        except NameError as error:
+            if target.id != "PRESETS":
+                continue  # a constant of the networks; PRESETS would name it if it needed it
+            words = (
+                "PRESETS may use only literals, Preset, Param and constants above it that are made of these"
+            )
+            raise ValueError(f"{path.name}: {words} ({error})") from None
+        if target.id == "PRESETS":
+            return cast(tuple[Preset, ...], scope["PRESETS"])
     raise ValueError(f"{path.name}: a family must declare PRESETS = (Preset(...), ...)")
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models._gan import Gan, ImageShape, Param, Preset
+from models._gan import Gan, ImageShape, Param, Preset, Value
 from models._layers import (
     JoinImage,
     NormalLatent,
@@ -26,6 +26,38 @@ from models._layers import (
     glorot_uniform_,
     head,
 )
+
+_LATENT = {"latent_dim": Param(kind=int, default=100, low=1, high=4096, doc="dimensions of z")}
+_D_WIDTH = {
+    "d_width": Param(
+        kind=int, default=256, low=8, high=2048,
+        doc="D has layers of d_width, d_width/2, d_width/4, d_width/8 channels",
+    )
+}  # fmt: skip
+_PARAMS_3 = {  # of v3 and its successors
+    **_LATENT,
+    "width": Param(
+        kind=int, default=128, low=4, high=2048,
+        doc="G has layers of width, 2 width, width, width/2 channels, after them all width/4",
+    ),
+    "d_width": Param(
+        kind=int, default=256, low=32, high=2048,
+        doc="D has layers of d_width, d_width/2, d_width/4 channels and an LSTM of d_width/32 units",
+    ),
+}  # fmt: skip
+_RECIPE: Mapping[str, Value] = {
+    "lr": 4e-4, "g_factor": 0.25, "optimizer": "adam", "beta1": 0.9, "beta2": 0.999, "eps": 1e-7,
+    "batch_size": 256, "sampling": "replacement", "epochs": 500, "d_update": "separate",
+    "label_real": 0.9, "label_fake": 0.0, "label_generator": 0.9, "max_norm": 3.0, "dropout": 0.25,
+}  # fmt: skip
+_RECIPE_4: Mapping[str, Value] = {**_RECIPE, "label_real_sd": 0.005, "spectral_norm": "both"}
+_REFUSES = {
+    "progressive": "growing starts at 4x4, of which the discriminator's unpadded convolutions leave nothing",
+    "gradient_penalty": "BatchNorm in the discriminator makes the score of an image depend on the others, "
+    "so a penalty on each image's own gradient means nothing (Gulrajani et al. 2017, 4)",
+}
+_TINY: Mapping[str, Value] = {"latent_dim": 4, "width": 16, "d_width": 16}
+_TINY_3: Mapping[str, Value] = {"latent_dim": 4, "width": 16, "d_width": 32}
 
 PRESETS = (
     Preset(
@@ -38,28 +70,20 @@ PRESETS = (
         size_multiple=4,
         min_size=8,
         params={
-            "latent_dim": Param(kind=int, default=100, low=1, high=4096, doc="dimensions of z"),
+            **_LATENT,
             "width": Param(
                 kind=int, default=128, low=8, high=2048,
                 doc="G has layers of width, width, width/2, width/4, width/8 channels",
             ),
-            "d_width": Param(
-                kind=int, default=256, low=8, high=2048,
-                doc="D has layers of d_width, d_width/2, d_width/4, d_width/8 channels",
-            ),
+            **_D_WIDTH,
         },
-        recipe={
-            "lr": 4e-4, "g_factor": 0.25, "optimizer": "adam", "beta1": 0.9, "beta2": 0.999, "eps": 1e-7,
-            "batch_size": 256, "sampling": "replacement", "epochs": 500, "d_update": "separate",
-            "label_real": 0.9, "label_fake": 0.0, "label_generator": 0.9, "max_norm": 3.0, "dropout": 0.25,
-        },
+        recipe=_RECIPE,
         refuses={
+            **_REFUSES,
             "multi_scale": "its feature maps are strings of pixels, which have no pictures of lower resolutions",
             "progressive": "it writes and reads strings of pixels, which have no resolutions to grow through",
-            "gradient_penalty": "BatchNorm in the discriminator makes the score of an image depend on the others, "
-            "so a penalty on each image's own gradient means nothing (Gulrajani et al. 2017, 4)",
         },
-        tiny={"latent_dim": 4, "width": 16, "d_width": 16},
+        tiny=_TINY,
     ),
     Preset(
         name="rgan_v2",
@@ -71,27 +95,16 @@ PRESETS = (
         size_multiple=4,
         min_size=16,
         params={
-            "latent_dim": Param(kind=int, default=100, low=1, high=4096, doc="dimensions of z"),
+            **_LATENT,
             "width": Param(
                 kind=int, default=128, low=2, high=2048,
                 doc="G has layers of width, width, width/2 channels, and then as many as the picture has columns",
             ),
-            "d_width": Param(
-                kind=int, default=256, low=8, high=2048,
-                doc="D has layers of d_width, d_width/2, d_width/4, d_width/8 channels",
-            ),
+            **_D_WIDTH,
         },
-        recipe={
-            "lr": 4e-4, "g_factor": 0.25, "optimizer": "adam", "beta1": 0.9, "beta2": 0.999, "eps": 1e-7,
-            "batch_size": 256, "sampling": "replacement", "epochs": 500, "d_update": "separate",
-            "label_real": 0.9, "label_fake": 0.0, "label_generator": 0.9, "max_norm": 3.0, "dropout": 0.25,
-        },
-        refuses={
-            "progressive": "growing starts at 4x4, of which the discriminator's unpadded convolutions leave nothing",
-            "gradient_penalty": "BatchNorm in the discriminator makes the score of an image depend on the others, "
-            "so a penalty on each image's own gradient means nothing (Gulrajani et al. 2017, 4)",
-        },
-        tiny={"latent_dim": 4, "width": 16, "d_width": 16},
+        recipe=_RECIPE,
+        refuses=_REFUSES,
+        tiny=_TINY,
     ),
     Preset(
         name="rgan_v3",
@@ -102,29 +115,10 @@ PRESETS = (
         channels=(1,),
         size_multiple=4,
         min_size=16,
-        params={
-            "latent_dim": Param(kind=int, default=100, low=1, high=4096, doc="dimensions of z"),
-            "width": Param(
-                kind=int, default=128, low=4, high=2048,
-                doc="G has layers of width, 2 width, width, width/2 channels, after them all width/4",
-            ),
-            "d_width": Param(
-                kind=int, default=256, low=32, high=2048,
-                doc="D has layers of d_width, d_width/2, d_width/4 channels and an LSTM of d_width/32 units",
-            ),
-        },
-        recipe={
-            "lr": 4e-4, "g_factor": 0.25, "optimizer": "adam", "beta1": 0.9, "beta2": 0.999, "eps": 1e-7,
-            "batch_size": 256, "sampling": "replacement", "epochs": 500, "d_update": "separate",
-            "label_real": 0.9, "label_fake": 0.0, "label_generator": 0.9, "max_norm": 3.0, "dropout": 0.25,
-            "label_real_sd": 0.005,
-        },
-        refuses={
-            "progressive": "growing starts at 4x4, of which the discriminator's unpadded convolutions leave nothing",
-            "gradient_penalty": "BatchNorm in the discriminator makes the score of an image depend on the others, "
-            "so a penalty on each image's own gradient means nothing (Gulrajani et al. 2017, 4)",
-        },
-        tiny={"latent_dim": 4, "width": 16, "d_width": 32},
+        params=_PARAMS_3,
+        recipe={**_RECIPE, "label_real_sd": 0.005},
+        refuses=_REFUSES,
+        tiny=_TINY_3,
     ),
     Preset(
         name="rgan_v4",
@@ -135,29 +129,10 @@ PRESETS = (
         channels=(1,),
         size_multiple=4,
         min_size=16,
-        params={
-            "latent_dim": Param(kind=int, default=100, low=1, high=4096, doc="dimensions of z"),
-            "width": Param(
-                kind=int, default=128, low=4, high=2048,
-                doc="G has layers of width, 2 width, width, width/2 channels, after them all width/4",
-            ),
-            "d_width": Param(
-                kind=int, default=256, low=32, high=2048,
-                doc="D has layers of d_width, d_width/2, d_width/4 channels and an LSTM of d_width/32 units",
-            ),
-        },
-        recipe={
-            "lr": 4e-4, "g_factor": 0.25, "optimizer": "adam", "beta1": 0.9, "beta2": 0.999, "eps": 1e-7,
-            "batch_size": 256, "sampling": "replacement", "epochs": 500, "d_update": "separate",
-            "label_real": 0.9, "label_fake": 0.0, "label_generator": 0.9, "max_norm": 3.0, "dropout": 0.25,
-            "label_real_sd": 0.005, "spectral_norm": "both",
-        },
-        refuses={
-            "progressive": "growing starts at 4x4, of which the discriminator's unpadded convolutions leave nothing",
-            "gradient_penalty": "BatchNorm in the discriminator makes the score of an image depend on the others, "
-            "so a penalty on each image's own gradient means nothing (Gulrajani et al. 2017, 4)",
-        },
-        tiny={"latent_dim": 4, "width": 16, "d_width": 32},
+        params=_PARAMS_3,
+        recipe=_RECIPE_4,
+        refuses=_REFUSES,
+        tiny=_TINY_3,
     ),
     Preset(
         name="rgan_v5",
@@ -168,29 +143,10 @@ PRESETS = (
         channels=(1,),
         size_multiple=4,
         min_size=16,
-        params={
-            "latent_dim": Param(kind=int, default=100, low=1, high=4096, doc="dimensions of z"),
-            "width": Param(
-                kind=int, default=128, low=4, high=2048,
-                doc="G has layers of width, 2 width, width, width/2 channels, after them all width/4",
-            ),
-            "d_width": Param(
-                kind=int, default=256, low=32, high=2048,
-                doc="D has layers of d_width, d_width/2, d_width/4 channels and an LSTM of d_width/32 units",
-            ),
-        },
-        recipe={
-            "lr": 4e-4, "g_factor": 0.25, "optimizer": "adam", "beta1": 0.9, "beta2": 0.999, "eps": 1e-7,
-            "batch_size": 256, "sampling": "replacement", "epochs": 500, "d_update": "separate",
-            "label_real": 0.9, "label_fake": 0.0, "label_generator": 0.9, "max_norm": 3.0, "dropout": 0.25,
-            "label_real_sd": 0.005, "spectral_norm": "both",
-        },
-        refuses={
-            "progressive": "growing starts at 4x4, of which the discriminator's unpadded convolutions leave nothing",
-            "gradient_penalty": "BatchNorm in the discriminator makes the score of an image depend on the others, "
-            "so a penalty on each image's own gradient means nothing (Gulrajani et al. 2017, 4)",
-        },
-        tiny={"latent_dim": 4, "width": 16, "d_width": 32},
+        params=_PARAMS_3,
+        recipe=_RECIPE_4,
+        refuses=_REFUSES,
+        tiny=_TINY_3,
     ),
 )  # fmt: skip
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from models._gan import Gan, ImageShape, Param, Preset
+from models._gan import Gan, ImageShape, Param, Preset, Value
 from models._layers import (
     JoinImage,
     NormalLatent,
@@ -25,6 +25,40 @@ from models._layers import (
 )
 from models._progressive import ProgressiveCritic, ProgressiveGenerator
 
+_OTHER_PARAMS = {
+    "latent_dim": Param(kind=int, default=256, low=1, high=4096, doc="dimensions of z"),
+    "critic_width": Param(kind=float, default=1.0, low=0.1, high=4, doc="factor on the critic's channels"),
+    "critic_extra": Param(
+        kind=int, default=0, low=0, high=2, doc="more 3x3 layers at each resolution of the critic"
+    ),
+    "upsample": Param(
+        kind=str, default="nearest", choices=("nearest", "transposed"),
+        doc="repeat pixels and convolve, or a transposed convolution of stride 2",
+    ),
+}  # fmt: skip
+_PARAMS = {
+    "width": Param(
+        kind=int, default=128, low=2, high=2048,
+        doc="channels of both nets; the critic has twice as many at 4x4",
+    ),
+    **_OTHER_PARAMS,
+}  # fmt: skip
+_RECIPE: Mapping[str, Value] = {
+    "lr": 1e-4, "optimizer": "adam", "beta1": 0.0, "beta2": 0.99, "eps": 1e-8, "batch_size": 32,
+    "n_critic": 4, "real_batch": "same", "d_reduction": "sum", "gradient_penalty": 10.0,
+    "drift": 0.001, "ema": 0.999, "augment": True,
+    "pixel_norm": "before", "minibatch_stddev": True, "dropout": 0.5,
+}  # fmt: skip
+_RECIPE_64: Mapping[str, Value] = {
+    **_RECIPE, "epochs": 2500, "lr_schedule": "100:1e-4 300:5e-5 400:2e-5..6e-5 300:2.5e-5 1400:2e-5",
+}  # fmt: skip
+_NO_TARGETS = "a critic's scores have no targets (Wasserstein loss)"
+_REFUSES = {
+    "label_real": _NO_TARGETS, "label_real_sd": _NO_TARGETS, "label_fake": _NO_TARGETS,
+    "label_generator": _NO_TARGETS,
+}  # fmt: skip
+_TINY: Mapping[str, Value] = {"latent_dim": 8, "width": 8}
+
 PRESETS = (
     Preset(
         name="wgan_gp_32",
@@ -33,37 +67,10 @@ PRESETS = (
         pixels="tanh",
         loss="wasserstein",
         sizes=(32,),
-        params={
-            "latent_dim": Param(kind=int, default=256, low=1, high=4096, doc="dimensions of z"),
-            "width": Param(
-                kind=int, default=128, low=2, high=2048,
-                doc="channels of both nets; the critic has twice as many at 4x4",
-            ),
-            "critic_width": Param(
-                kind=float, default=1.0, low=0.1, high=4, doc="factor on the critic's channels"
-            ),
-            "critic_extra": Param(
-                kind=int, default=0, low=0, high=2, doc="more 3x3 layers at each resolution of the critic"
-            ),
-            "upsample": Param(
-                kind=str, default="nearest", choices=("nearest", "transposed"),
-                doc="repeat pixels and convolve, or a transposed convolution of stride 2",
-            ),
-        },
-        recipe={
-            "lr": 1e-4, "optimizer": "adam", "beta1": 0.0, "beta2": 0.99, "eps": 1e-8, "batch_size": 32,
-            "epochs": 1600, "lr_schedule": "200:1e-4 500:3e-5 900:2e-5",
-            "n_critic": 4, "real_batch": "same", "d_reduction": "sum", "gradient_penalty": 10.0,
-            "drift": 0.001, "ema": 0.999, "augment": True,
-            "pixel_norm": "before", "minibatch_stddev": True, "dropout": 0.5,
-        },
-        refuses={
-            "label_real": "a critic's scores have no targets (Wasserstein loss)",
-            "label_real_sd": "a critic's scores have no targets (Wasserstein loss)",
-            "label_fake": "a critic's scores have no targets (Wasserstein loss)",
-            "label_generator": "a critic's scores have no targets (Wasserstein loss)",
-        },
-        tiny={"latent_dim": 8, "width": 8},
+        params=_PARAMS,
+        recipe={**_RECIPE, "epochs": 1600, "lr_schedule": "200:1e-4 500:3e-5 900:2e-5"},
+        refuses=_REFUSES,
+        tiny=_TINY,
     ),
     Preset(
         name="wgan_gp_64",
@@ -72,37 +79,10 @@ PRESETS = (
         pixels="tanh",
         loss="wasserstein",
         sizes=(64,),
-        params={
-            "latent_dim": Param(kind=int, default=256, low=1, high=4096, doc="dimensions of z"),
-            "width": Param(
-                kind=int, default=128, low=2, high=2048,
-                doc="channels of both nets; the critic has twice as many at 4x4",
-            ),
-            "critic_width": Param(
-                kind=float, default=1.0, low=0.1, high=4, doc="factor on the critic's channels"
-            ),
-            "critic_extra": Param(
-                kind=int, default=0, low=0, high=2, doc="more 3x3 layers at each resolution of the critic"
-            ),
-            "upsample": Param(
-                kind=str, default="nearest", choices=("nearest", "transposed"),
-                doc="repeat pixels and convolve, or a transposed convolution of stride 2",
-            ),
-        },
-        recipe={
-            "lr": 1e-4, "optimizer": "adam", "beta1": 0.0, "beta2": 0.99, "eps": 1e-8, "batch_size": 32,
-            "epochs": 2500, "lr_schedule": "100:1e-4 300:5e-5 400:2e-5..6e-5 300:2.5e-5 1400:2e-5",
-            "n_critic": 4, "real_batch": "same", "d_reduction": "sum", "gradient_penalty": 10.0,
-            "drift": 0.001, "ema": 0.999, "augment": True,
-            "pixel_norm": "before", "minibatch_stddev": True, "dropout": 0.5,
-        },
-        refuses={
-            "label_real": "a critic's scores have no targets (Wasserstein loss)",
-            "label_real_sd": "a critic's scores have no targets (Wasserstein loss)",
-            "label_fake": "a critic's scores have no targets (Wasserstein loss)",
-            "label_generator": "a critic's scores have no targets (Wasserstein loss)",
-        },
-        tiny={"latent_dim": 8, "width": 8},
+        params=_PARAMS,
+        recipe=_RECIPE_64,
+        refuses=_REFUSES,
+        tiny=_TINY,
     ),
     Preset(
         name="wgan_gp_128",
@@ -112,36 +92,15 @@ PRESETS = (
         loss="wasserstein",
         sizes=(128,),
         params={
-            "latent_dim": Param(kind=int, default=256, low=1, high=4096, doc="dimensions of z"),
             "width": Param(
                 kind=int, default=128, low=2, high=2048,
                 doc="channels of both nets; the critic has twice as many at 4x4, both half as many at 128x128",
             ),
-            "critic_width": Param(
-                kind=float, default=1.0, low=0.1, high=4, doc="factor on the critic's channels"
-            ),
-            "critic_extra": Param(
-                kind=int, default=0, low=0, high=2, doc="more 3x3 layers at each resolution of the critic"
-            ),
-            "upsample": Param(
-                kind=str, default="nearest", choices=("nearest", "transposed"),
-                doc="repeat pixels and convolve, or a transposed convolution of stride 2",
-            ),
+            **_OTHER_PARAMS,
         },
-        recipe={
-            "lr": 1e-4, "optimizer": "adam", "beta1": 0.0, "beta2": 0.99, "eps": 1e-8, "batch_size": 32,
-            "epochs": 2500, "lr_schedule": "100:1e-4 300:5e-5 400:2e-5..6e-5 300:2.5e-5 1400:2e-5",
-            "n_critic": 4, "real_batch": "same", "d_reduction": "sum", "gradient_penalty": 10.0,
-            "drift": 0.001, "ema": 0.999, "augment": True,
-            "pixel_norm": "before", "minibatch_stddev": True, "dropout": 0.5,
-        },
-        refuses={
-            "label_real": "a critic's scores have no targets (Wasserstein loss)",
-            "label_real_sd": "a critic's scores have no targets (Wasserstein loss)",
-            "label_fake": "a critic's scores have no targets (Wasserstein loss)",
-            "label_generator": "a critic's scores have no targets (Wasserstein loss)",
-        },
-        tiny={"latent_dim": 8, "width": 8},
+        recipe=_RECIPE_64,
+        refuses=_REFUSES,
+        tiny=_TINY,
     ),
 )  # fmt: skip
 

@@ -6,6 +6,7 @@ import importlib
 import subprocess
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -16,13 +17,25 @@ from torch import Tensor
 import models
 from models import STRUCTURE, Gan, Value
 from models._layers import MinibatchStddev
-from models._registry import family
+from models._registry import _declared, family
 
 
 @pytest.mark.parametrize("name", models.names())
 def test_the_declaration_read_from_the_syntax_tree_is_the_module_s_own(name: str) -> None:
     module = importlib.import_module(f"models.{family(name)}")
     assert models.preset(name) in module.PRESETS
+
+
+def test_a_declaration_that_needs_more_than_literals_is_refused_with_what_it_may_use(tmp_path: Path) -> None:
+    path = tmp_path / "x.py"
+    path.write_text(
+        "import math\nWIDTH = math.pi\nPRESETS = (Preset(name=WIDTH, doc='', source='', pixels='unit'),)\n"
+    )
+    with pytest.raises(ValueError, match=r"x.py: PRESETS may use only literals.*'WIDTH' is not defined"):
+        _declared(path)
+    path.write_text("WIDTH: int = 3\n")
+    with pytest.raises(ValueError, match="must declare PRESETS"):
+        _declared(path)
 
 
 def test_looking_at_presets_imports_no_torch() -> None:
