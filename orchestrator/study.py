@@ -464,7 +464,9 @@ def _largest_batch(study: StudySpec) -> tuple[int, KeyPath]:
         return _whole(study.fixed["batch_size"]), ("fixed", "batch_size")
     if study.train.batch_size is None and study.model not in models.names():
         return 0, ("train", "batch_size")
-    return study.train.batch_size or int(training_values(study, {})["batch_size"]), ("train", "batch_size")
+    # Of the recipe alone: what is fixed may be wrong.
+    default = resolve_training(models.preset(study.model).recipe, {})["batch_size"]
+    return study.train.batch_size or int(default), ("train", "batch_size")
 
 
 def _whole(value: Value) -> int:

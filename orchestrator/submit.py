@@ -182,8 +182,10 @@ def with_facts(study: StudySpec, datasets: Mapping[DatasetSource, PreparedDatase
 
     def known(dataset: Dataset) -> Dataset:
         found = datasets.get(dataset.source)
-        if found is None or (dataset.name is not None and found.n_images == DATASETS[dataset.name].n_images):
+        if found is None:
             return dataset
+        if dataset.name is not None and found.n_images == DATASETS[dataset.name].n_images:
+            return dataset.model_copy(update={"n_images": None, "n_classes": None})
         return dataset.model_copy(update={"n_images": found.n_images, "n_classes": found.n_classes})
 
     return with_datasets(study, known)

@@ -68,8 +68,9 @@ class CheckpointStore:
         _write_synced(temporary / "manifest.json", json.dumps(manifest, indent=1).encode())
         _sync(temporary)
         self._check_fence()
-        if final.exists():  # a damaged one that load_latest passed over
-            shutil.rmtree(final)
+        for other in self._newest_first():
+            if int(other.name.removeprefix("step_")) >= step:
+                shutil.rmtree(other)  # load_latest passed over it; kept, it would crowd this one out
         os.replace(temporary, final)
         _sync(self.directory)
         self.prune(self.keep)

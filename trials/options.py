@@ -242,6 +242,10 @@ def unused(values: Mapping[str, Value], given: Collection[str]) -> Iterator[tupl
         need = NEEDS.get(name)
         if need is not None and not values.get(need):
             yield name, f"does nothing while {need} is off; set {need} too, or remove it"
+        if name == "real_batch" and values["n_critic"] == 1:
+            yield name, "does nothing with one D update in a step; set n_critic too, or remove it"
+        if name == "d_reduction" and values["d_update"] == "separate":
+            yield name, "does nothing with d_update separate, whose terms are never joined; remove one"
         option = name.removesuffix("_g").removesuffix("_d")
         if option in _USED_BY:
             nets = [name[-1]] if name != option else ["g", "d"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,13 +20,16 @@ from orchestrator.study import (
     Range,
     StudySpec,
     hyperparameters,
+    n_images,
     problems,
     related,
     total_steps,
     training_values,
     unknown,
 )
+from orchestrator.submit import with_facts
 from orchestrator.testing import tiny_study
+from trials.data import prepare
 from trials.options import TRAINING
 
 
@@ -258,3 +262,14 @@ def test_a_search_of_more_arms_than_the_space_has_points_is_refused() -> None:
         (("search", "trials"), "the space has only 2 points (got 3); a grid runs them all")
     ]
     assert problems(tiny_study(**two_points, search={"sampler": "tpe", "trials": 2})) == []
+
+
+def test_the_number_of_images_of_a_named_dataset_is_its_own(tmp_path: Path) -> None:
+    study = spec(dataset={"name": "digits", "n_images": 200, "n_classes": 3})
+    wanted = study.dataset.source
+    known = with_facts(study, {wanted: prepare(wanted, cache_dir=tmp_path, data_dir=tmp_path)})
+    assert (known.dataset.n_classes, n_images(known)) == (None, 1797)
+
+
+def test_a_factor_that_is_no_number_is_a_problem_of_its_own() -> None:
+    assert "must be a number" in found(spec(fixed={"g_factor": "fast"}))["fixed", "g_factor"]

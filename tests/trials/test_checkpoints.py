@@ -32,9 +32,16 @@ def test_what_was_saved_is_loaded(store: CheckpointStore) -> None:
 
 
 def test_the_two_newest_stay(store: CheckpointStore) -> None:
-    for step in (10, 9_000, 200):
+    for step in (10, 200, 9_000):
         store.save({}, step)
     assert sorted(p.name for p in store.directory.glob("step_*")) == ["step_000000200", "step_000009000"]
+
+
+def test_unusable_checkpoints_of_later_steps_make_way(store: CheckpointStore) -> None:
+    for step in (8, 9):
+        (store.save({}, step) / "manifest.json").unlink()
+    store.save({"step": 1}, 1)
+    assert store.load_latest(CPU) == ({"step": 1}, [])
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "no manifest", "torn manifest", "no state"])

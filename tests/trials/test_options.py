@@ -118,6 +118,13 @@ def test_an_option_of_something_that_is_off_does_nothing_and_says_so(option: str
     assert f"while {NEEDS[option]} is off" in idle(**{option: param.default})[option]
 
 
+def test_options_that_need_another_choice_do_nothing_and_say_so() -> None:
+    assert "one D update" in idle(real_batch="fresh")["real_batch"]
+    assert idle(real_batch="fresh", n_critic=2) == {}
+    assert "never joined" in idle(d_update="separate", d_reduction="sum")["d_reduction"]
+    assert idle(d_update="mixed", d_reduction="sum") == {}
+
+
 def test_options_of_another_optimizer_do_nothing_and_say_so() -> None:
     assert "is an option of sgd and rmsprop, not of adam" in idle(momentum=0.5)["momentum"]
     assert idle(momentum=0.5, optimizer_d="sgd") == {}
