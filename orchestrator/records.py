@@ -116,7 +116,8 @@ class Records:
                 trial.reason = ""
             case TrialReported():
                 trial = self.trials[event.key]
-                trial.step = event.step
+                # A report with nothing but notes may come from before: an older checkpoint was gone back to.
+                trial.step = max(trial.step, event.step)
                 trial.take(event.rows)
                 trial.reason = "; ".join(event.notes) or trial.reason
                 if event.pictures:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import random
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 import models
@@ -34,6 +35,7 @@ from trials.options import TRAINING, conflicts, resolve_training, unused
 from trials.reports import OBJECTIVES
 from trials.spec import batches_per_epoch
 
+MOST_CORNERS = 3000
 Found = Iterator[tuple[KeyPath, str]]
 Checks = tuple[tuple[tuple[KeyPath, ...], Callable[[StudySpec], Found]], ...]
 """What a check needs unbroken, and the check."""
@@ -409,10 +411,17 @@ def _idle_problems(study: StudySpec) -> Found:
 
 
 def _corners(study: StudySpec) -> Iterator[dict[str, Value]]:
-    """The points of the space with ranges at their ends; at most a few thousand."""
+    """The points of the space with ranges at their ends; of more than a few thousand, a sample with every value."""
     sides = [a.choices if isinstance(a, Choices) else [a.low, a.high] for a in study.space.values()]
-    points = itertools.product(*sides)
-    return (dict(zip(study.space, point, strict=True)) for point in itertools.islice(points, 3000))
+    if math.prod(map(len, sides)) <= MOST_CORNERS:
+        yield from (dict(zip(study.space, point, strict=True)) for point in itertools.product(*sides))
+        return
+    drawn = random.Random(0)
+    for i in range(max(MOST_CORNERS, *map(len, sides))):
+        yield {
+            name: side[i] if i < len(side) else drawn.choice(side)
+            for name, side in zip(study.space, sides, strict=True)
+        }
 
 
 def _growth_problems(study: StudySpec, values: Mapping[str, Value]) -> Iterator[tuple[str, str]]:
@@ -421,7 +430,8 @@ def _growth_problems(study: StudySpec, values: Mapping[str, Value]) -> Iterator[
         return
     n_levels = max(1, shape[1].bit_length() - 2)  # 4, 8, ... up to the side
     needed = 1000 * schedule.grown_after(n_levels, float(values["train_kimg"]), float(values["fade_kimg"]))
-    shown = steps * int(values["batch_size"])
+    updates = int(values["n_critic"]) if values["real_batch"] == "fresh" else 1
+    shown = steps * int(values["batch_size"]) * updates
     if shown < needed:
         message = (
             f"{needed:,.0f} images are needed to grow to {shape[1]}x{shape[1]}, but training shows {shown:,}; "
@@ -438,7 +448,7 @@ def _length_problems(study: StudySpec) -> Found:
     if largest > n:
         yield where, f"a batch of {largest} is larger than the dataset ({n} images)"
         return
-    if study.model not in models.names() or any(True for _ in _fixed_problems(study)):
+    if any(True for check in (_model_problems, _fixed_problems, _space_problems) for _ in check(study)):
         return
     values = training_values(study, {}) | {"batch_size": largest}
     steps = total_steps(study, values)
@@ -447,10 +457,14 @@ def _length_problems(study: StudySpec) -> Found:
     if study.train.log_every > steps:
         message = f"no metric would ever be logged: training has {steps} steps (got {study.train.log_every})"
         yield ("train", "log_every"), message
-    removed = int(values["remove_last_epochs"])
+    removed = max(int(training_values(study, point)["remove_last_epochs"]) for point in _corners(study))
     if removed and removed * steps_per_epoch(study, values) >= steps:
-        where = ("fixed", "remove_last_epochs") if "remove_last_epochs" in study.fixed else ("train",)
-        yield where, f"remove_last_epochs {removed} leaves nothing: training has {steps} steps"
+        section = "space" if "remove_last_epochs" in study.space else "fixed"
+        given = "remove_last_epochs" in {**study.fixed, **study.space}
+        yield (
+            (section, "remove_last_epochs") if given else ("train",),
+            f"remove_last_epochs {removed} leaves nothing: training has {steps} steps",
+        )
 
 
 def _largest_batch(study: StudySpec) -> tuple[int, KeyPath]:
@@ -462,11 +476,12 @@ def _largest_batch(study: StudySpec) -> tuple[int, KeyPath]:
         return _whole(axis.high), ("space", "batch_size")
     if "batch_size" in study.fixed:
         return _whole(study.fixed["batch_size"]), ("fixed", "batch_size")
-    if study.train.batch_size is None and study.model not in models.names():
+    if study.train.batch_size is not None:
+        return study.train.batch_size, ("train", "batch_size")
+    if study.model not in models.names():
         return 0, ("train", "batch_size")
     # Of the recipe alone: what is fixed may be wrong.
-    default = resolve_training(models.preset(study.model).recipe, {})["batch_size"]
-    return study.train.batch_size or int(default), ("train", "batch_size")
+    return int(resolve_training(models.preset(study.model).recipe, {})["batch_size"]), ("train", "batch_size")
 
 
 def _whole(value: Value) -> int:
@@ -516,7 +531,9 @@ def n_classes(study: StudySpec) -> int:
 def image_shape(study: StudySpec) -> tuple[int, int, int] | None:
     """(C, H, W) of the images trained on; None when the dataset is not known."""
     dataset = study.dataset
-    if (dataset.folder is None and dataset.name not in DATASETS) or (dataset.folder and dataset.size is None):
+    both_or_neither = (dataset.name is None) == (dataset.folder is None)
+    known = dataset.name in DATASETS if dataset.folder is None else dataset.size is not None
+    if both_or_neither or not known:
         return None
     channels, height, width = dataset.source.image_shape
     return (channels, dataset.size, dataset.size) if dataset.size else (channels, height, width)

@@ -33,7 +33,7 @@ os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, Experiment, Metric, Param, RunTag, ViewType
 from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_IMAGES
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from models import Value
 from orchestrator import arms, results, views
@@ -321,12 +321,14 @@ class MlflowSink:
             return
         try:
             with Image.open(path) as picture:
-                self._api.log_image(run, picture, f"{name}.png")
-                self._api.log_image(run, ImageOps.contain(picture, PREVIEW_SIZE), name + PREVIEW_END)
-            self._api.set_tag(run, MLFLOW_LOGGED_IMAGES, "True")
-        except (FileNotFoundError, UnidentifiedImageError) as error:
+                picture.load()
+        except (OSError, SyntaxError, ValueError) as error:
             # Deleted or damaged on this disk: the rest must go on.
             self._api.set_tag(run, "gan_sweep.lost_picture", f"{key} of step {step}: {error}"[:5000])
+        else:
+            self._api.log_image(run, picture, f"{name}.png")
+            self._api.log_image(run, ImageOps.contain(picture, PREVIEW_SIZE), name + PREVIEW_END)
+            self._api.set_tag(run, MLFLOW_LOGGED_IMAGES, "True")
         self._pictures[run].add(name)
 
     def _end_trial(self, trial: TrialRecord, event: TrialEnded) -> None:

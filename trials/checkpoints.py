@@ -22,7 +22,7 @@ import torch
 
 from trials.errors import CheckpointError, FencedError
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -32,7 +32,7 @@ from trials.images import FolderContent, Progress, read_folder, resized, splined
 Arrays = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 """Images (N, C, H, W) and labels (N,)."""
 
-_FORMAT = 2  # part of the cache's file names: raise it when what a reader returns, or the JSON file, changes
+_FORMAT = 3  # part of the cache's file names: raise it when what a reader returns, or the JSON file, changes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +71,10 @@ def prepare(
         folder = find_folder(source, data_dir=data_dir, search_dirs=search_dirs)
         files = list_images(folder)
     stem = _stem(source, folder, files)
+    if any(
+        "/" in file.path for file in files
+    ):  # sorted by subfolder, so by class: `limit` must see all of them
+        files = [files[i] for i in np.random.default_rng(0).permutation(len(files))]
     facts = cache_dir / f"{stem}.json"
     try:
         cache_dir.mkdir(parents=True, exist_ok=True)

@@ -246,6 +246,10 @@ def unused(values: Mapping[str, Value], given: Collection[str]) -> Iterator[tupl
             yield name, "does nothing with one D update in a step; set n_critic too, or remove it"
         if name == "d_reduction" and values["d_update"] == "separate":
             yield name, "does nothing with d_update separate, whose terms are never joined; remove one"
+        if name == "lr" and values["lr_schedule"] and not {"lr_g", "lr_d"} & set(given):
+            yield name, "does nothing while lr_schedule is set; set lr_schedule to '', or remove lr"
+        if name in _OPTIMIZER and {f"{name}_g", f"{name}_d"} <= set(given):
+            yield name, f"does nothing, as {name}_g and {name}_d are given too; remove one of the three"
         option = name.removesuffix("_g").removesuffix("_d")
         if option in _USED_BY:
             nets = [name[-1]] if name != option else ["g", "d"]
@@ -275,6 +279,11 @@ def conflicts(
         yield "equalized_lr", "spectral_norm divides out the scale that equalized_lr sets; keep one"
     if values.get("multi_scale") and values.get("progressive"):
         yield "multi_scale", "progressive shows D one resolution at a time, multi_scale all of them; keep one"
+    if values.get("progressive") and values["l2"]:
+        yield (
+            "l2",
+            "it would shrink the layers of resolutions that do not train yet; remove it, or progressive",
+        )
     if values["max_norm"] and values["max_norm_layers"] == "lstm" and not preset.recurrent:
         yield "max_norm", f"{preset.name} has no LSTM for it to hold; set max_norm_layers to all"
     if values["max_norm"] and values["max_norm_layers"] == "all":
@@ -291,7 +300,10 @@ def conflicts(
                 )
     for net in "gd":
         if values[f"nesterov_{net}"] and (not values[f"momentum_{net}"] or values[f"dampening_{net}"]):
-            yield "nesterov", "Nesterov's momentum needs a momentum > 0 and no dampening"
+            yield (
+                (f"nesterov_{net}" if f"nesterov_{net}" in given else "nesterov"),
+                "Nesterov's momentum needs a momentum > 0 and no dampening",
+            )
     for low, high in (
         ("augment_zoom_min", "augment_zoom_max"),
         ("augment_brightness_min", "augment_brightness_max"),

@@ -77,7 +77,10 @@ class TrainState:
             if saved["cuda_rng"] is not None:
                 torch.cuda.set_rng_state(saved["cuda_rng"].cpu())
         else:
-            self.noise.manual_seed(stream_seed(saved["step"], "noise on another device"))
+            own = self.noise.initial_seed()  # of this trial: seeds must not come to share their numbers
+            self.noise.manual_seed(stream_seed(own, saved["step"], "noise on another device"))
+            if self.noise.device.type == "cuda":
+                torch.cuda.manual_seed(stream_seed(own, saved["step"], "dropout on another device"))
         self.step = saved["step"]
         self.train_s = saved["train_s"]
         self.best = saved["best"]
@@ -139,7 +142,7 @@ def _optimizer(parameters: Iterable[nn.Parameter], training: Mapping[str, Value]
         case "sgd":
             return SGD(
                 parameters, hyper["lr"], hyper["momentum"], hyper["dampening"], hyper["weight_decay"],
-                hyper["nesterov"],
+                hyper["nesterov"], foreach=False,  # the kernel for many tensors adds the momentum to .grad
             )  # fmt: skip
         case unknown:
             raise ValueError(f"unknown optimizer {unknown!r}")

@@ -195,7 +195,7 @@ class Trainer:
         if not hyper["instance_noise"]:
             return images
         progress = self.state.step / (hyper["instance_noise_anneal"] * self.spec.steps)
-        sigma = hyper["instance_noise"] * max(0.0, 1.0 - progress)
+        sigma = hyper["instance_noise"] * max(0.0, 1.0 - progress) * self._repeats
         noise = self.state.noise
         return _each(images, lambda x: x + sigma * torch.randn(x.shape, generator=noise, device=noise.device))
 
@@ -226,6 +226,7 @@ class Trainer:
             slopes = torch.autograd.grad(scores.sum(), inputs, create_graph=True)
         # The small number keeps the root's derivative finite where a gradient is zero.
         norms = torch.stack([(slope.flatten(1).square().sum(1) + 1e-12).sqrt() for slope in slopes])
+        norms = norms * self._repeats  # as seen by pixels of the level
         extras["gp"] = (norms - self._hyper["gp_target"]).square().mean()
         extras["gp_norm"] = norms.mean()
         return extras["gp"] * float(self._hyper["gradient_penalty"])
@@ -241,9 +242,14 @@ class Trainer:
             group["lr"] = rate
 
     def _level(self, step: int | None = None) -> tuple[int, float]:
-        images = (self.state.step if step is None else step) * self._order.batch_size
+        images = (self.state.step if step is None else step) * self.real_images
         kimg = (1000 * self._hyper["train_kimg"], 1000 * self._hyper["fade_kimg"])
         return schedule.growth(len(self.gan.levels), images, *kimg)
+
+    @property
+    def _repeats(self) -> int:
+        """While a net grows: how often a pixel of its level is repeated in each direction, and averaged by D."""
+        return self.gan.levels[-1] // self.gan.levels[self._level()[0]] if self.gan.levels else 1
 
     def _grow(self, *, reset: bool) -> None:
         level, alpha = self._level()
@@ -349,11 +355,14 @@ def average_(averaged: nn.Module, generator: nn.Module, beta: float) -> None:
 
 
 def held_by_max_norm(module: nn.Module, layers: str) -> Iterator[nn.Parameter]:
-    """The parameters that max-norm projects: recurrent kernels and biases, and for "all" Linear and Conv weights."""
+    """The parameters that max-norm projects: recurrent kernels and biases, and for "all" Linear and Conv weights.
+
+    A transposed convolution's rows are its input channels.
+    """
     for layer in module.modules():
         if isinstance(layer, nn.RNNBase | nn.RNNCellBase):
             yield from layer.parameters(recurse=False)
-        elif layers == "all" and isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d):
+        elif layers == "all" and isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d | nn.ConvTranspose2d):
             yield from (p for p in layer.parameters() if p.dim() > 1)
 
 

@@ -78,6 +78,14 @@ def test_a_plain_study_has_no_problems() -> None:
          ("dataset",), "makes images of a class; x 28x28x1 has no classes"),
         ({"model": "rnn_timestep", "fixed": {"timesteps": 5}}, ("model",), "timesteps must be a square number"),
         ({"dataset": {"name": "mnist", "folder": "x"}}, ("dataset",), "give a name or a folder (got both)"),
+        ({"dataset": {"name": "mnist", "folder": "x", "size": 64}}, ("dataset",), "give a name or a folder (got both)"),
+        ({"dataset": {}}, ("dataset",), "give a name or a folder (got neither)"),
+        ({"dataset": {"folder": ""}}, ("dataset",), "a folder needs size"),
+        ({"dataset": {"folder": "", "size": 8}}, ("dataset", "folder"), "must name a folder"),
+        ({"space": {"remove_last_epochs": {"choices": [1, 50]}}, "train": {"epochs": 20}},
+         ("space", "remove_last_epochs"), "leaves nothing"),
+        ({"model": "wgan_gp_32", "dataset": {"name": "mnist", "size": 32}, "space": {"lr": {"choices": [1e-3, 1e-4]}}},
+         ("space", "lr"), "does nothing while lr_schedule is set"),
         ({"dataset": {"folder": "x"}}, ("dataset",), "a folder needs size"),
         ({"dataset": {"folder": "x", "size": 24, "stored": 40}}, ("dataset", "stored"), "a multiple of size"),
         ({"arms": {"a": {"model": "obs_mpl"}}}, ("arms", "a", "model"), "did you mean obs_mlp?"),
@@ -116,6 +124,15 @@ def test_what_does_not_fit_together_is_explained(fields: dict[str, Any], path: K
 )
 def test_a_setting_may_be_idle_in_some_arms(fields: dict[str, Any]) -> None:
     assert found(spec(**fields)) == {}
+
+
+def test_in_a_large_space_every_value_is_looked_at() -> None:
+    names = ("ema", "beta1", "beta2", "instance_noise", "drift", "grad_clip", "l2", "label_real", "dropout",
+             "weight_decay", "augment_colour", "momentum")  # fmt: skip
+    space: dict[str, Any] = {"optimizer": {"choices": ["adam", "sgd"]}}
+    space |= {name: {"low": 0.1, "high": 0.5} for name in names}
+    large = spec(space=space, fixed={"augment": True}, search={"sampler": "random", "trials": 3})
+    assert found(large) == {}
 
 
 @pytest.mark.parametrize("step", [1e-300, 5e-324, 1e-9])

@@ -95,7 +95,7 @@ def test_a_newer_format_is_refused(store: CheckpointStore) -> None:
     path = store.save({}, 1)
     manifest = json.loads((path / "manifest.json").read_text())
     (path / "manifest.json").write_text(json.dumps(manifest | {"format": 99}))
-    with pytest.raises(CheckpointError, match="format 99, this version reads 1"):
+    with pytest.raises(CheckpointError, match="format 99, this version reads 2"):
         load(path, None, CPU)
 
 

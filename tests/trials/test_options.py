@@ -97,6 +97,7 @@ def test_options_that_are_off_are_no_part_of_a_key_and_those_that_are_on_are() -
         ({"equalized_lr": True, "spectral_norm": "d"}, "equalized_lr", "keep one"),
         ({"minibatch_stddev": True, "minibatch_stddev_group": 3}, "minibatch_stddev_group", "not a multiple"),
         ({"optimizer": "sgd", "nesterov": True}, "nesterov", "needs a momentum"),
+        ({"optimizer_d": "sgd", "nesterov_d": True}, "nesterov_d", "needs a momentum"),
         ({"lr_g": 1e-4, "g_factor": 0.5}, "g_factor", "keep one"),
         ({"lr_schedule": "100"}, "lr_schedule", "stage 1"),
         ({"label_real": 0.1, "label_fake": 0.9}, "label_real", "higher target"),
@@ -125,8 +126,18 @@ def test_options_that_need_another_choice_do_nothing_and_say_so() -> None:
     assert idle(d_update="mixed", d_reduction="sum") == {}
 
 
+def test_a_rate_that_a_schedule_replaces_or_both_nets_override_does_nothing_and_says_so() -> None:
+    assert "lr_schedule is set" in idle(lr=1e-3, lr_schedule="1:1e-4")["lr"]
+    assert idle(lr=1e-3, lr_d=2e-3, lr_schedule="1:1e-4") == {}  # the nets' ratio counts
+    assert "lr_g and lr_d are given" in idle(lr=1e-3, lr_g=1e-3, lr_d=1e-3)["lr"]
+
+
 def test_options_of_another_optimizer_do_nothing_and_say_so() -> None:
     assert "is an option of sgd and rmsprop, not of adam" in idle(momentum=0.5)["momentum"]
     assert idle(momentum=0.5, optimizer_d="sgd") == {}
     assert "alpha_g" in idle(alpha_g=0.5, optimizer_d="rmsprop")
     assert idle(beta1=0.1, optimizer_g="sgd") == {}
+
+
+def test_l2_cannot_go_with_layers_that_wait_for_their_turn() -> None:
+    assert "do not train yet" in complaints("wgan_gp_32", progressive=True, l2=1e-5)["l2"]

@@ -455,6 +455,39 @@ def test_growing_goes_through_every_level_and_starts_adam_anew_at_each() -> None
     assert [i for i, new in enumerate(fresh) if new] == [0, 2, 6, 10]
 
 
+def test_at_a_coarse_level_penalty_and_noise_are_those_of_the_level_s_pixels() -> None:
+    options: dict[str, Any] = {"progressive": True, "train_kimg": 1.0, "n_critic": 1, "dropout": 0.0}
+    trainer = begin("wgan_gp_32", instance_noise=0.4, **options)
+    seen = seen_by(trainer.gan.discriminator)
+    clean = begin("wgan_gp_32", **options)
+    without = seen_by(clean.gan.discriminator)
+    trainer.step()
+    clean.step()
+    at_level = nn.functional.avg_pool2d(seen[0] - without[0], 8)  # 4x4 of 32x32
+    assert at_level.std().item() == pytest.approx(0.4, rel=0.15)
+    small = begin("wgan_gp_32", **options)
+    critic = small.gan.discriminator
+    x = torch.randn(8, 1, 4, 4, requires_grad=True)
+    (slope,) = torch.autograd.grad(critic(nn.functional.interpolate(x, scale_factor=8.0)).sum(), x)
+    (full,) = torch.autograd.grad(critic(big := nn.functional.interpolate(x, scale_factor=8.0)).sum(), big)
+    assert (slope.flatten(1).norm(dim=1) / full.flatten(1).norm(dim=1)).mean().item() == pytest.approx(
+        8, rel=1e-4
+    )
+    assert small._repeats == 8
+
+
+def test_growth_counts_every_real_image_that_d_sees() -> None:
+    options: dict[str, Any] = {"progressive": True, "train_kimg": 0.016, "fade_kimg": 0.016, "n_critic": 2}
+    levels = {}
+    for real_batch in ("same", "fresh"):
+        trainer = begin("wgan_gp_32", real_batch=real_batch, **options)
+        for _ in range(3):
+            trainer.step()
+        levels[real_batch] = trainer.gan.generator.level
+    assert levels == {"same": 1, "fresh": 1}
+    assert trainer.gan.generator.alpha == 1.0  # 32 images of 8: the fade is over
+
+
 # Augmentation and conditions
 
 
