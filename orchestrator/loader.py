@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from orchestrator._fields import KeyPath, StudySpec
+from orchestrator._fields import KeyPath, StudySpec, unknown
 from orchestrator._layers import IN_BUDGET, Change, budgets, variant
 from orchestrator._words import Found, field_problems, got, is_secret, one_line, tidy, unknown_key
 from orchestrator._yaml import MAX_BYTES, MAX_DEPTH, Fault, Node, Place, UnreadableError, compose, decode
@@ -54,6 +54,7 @@ def load_text(
         report.fault(error.fault)
         raise report.error() from None
     _check_budget_keys(root, report)
+    _check_changed_arms(root, changes, report)
     studies = {"full": _check(root, report)}
     for name, partial in budgets(root).items():
         studies[name] = _check(variant(root, name), report, budget=(name, partial))
@@ -136,6 +137,18 @@ def _change(text: str, report: _Report) -> Change | None:
     for fault in faults:
         report.fault(fault)
     return Change(path, node or Node(value=None, place=Place(source=source)))
+
+
+def _check_changed_arms(root: Node, changes: Sequence[Change], report: _Report) -> None:
+    """A misspelt arm would otherwise become a new one; a whole arm may be added."""
+    declared = root.child("arms")
+    known = declared.value if declared and isinstance(declared.value, dict) else {}
+    for change in changes:
+        if change.path[0] == "arms" and len(change.path) > 2 and change.path[1] not in known:
+            message = (
+                f"{unknown('arm', change.path[1], known)}; to add it: --set arms.{change.path[1]}={{...}}"
+            )
+            report.add(change.value.place, change.path[:2], message)
 
 
 def _check_budget_keys(root: Node, report: _Report) -> None:

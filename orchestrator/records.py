@@ -120,8 +120,9 @@ class Records:
                 trial.step = max(trial.step, event.step)
                 trial.take(event.rows)
                 trial.reason = "; ".join(event.notes) or trial.reason
-                if event.pictures:
-                    trial.picture = event.pictures[-1][2]
+                for key, _, path in event.pictures:
+                    if key == "samples/fixed":
+                        trial.picture = path
             case TrialEnded():
                 trial = self.trials[event.key]
                 trial.state, trial.reason = State(event.state), event.reason

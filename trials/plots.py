@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 Curve = tuple[Sequence[int], Sequence[float]]
 Seeds = Sequence[Mapping[str, Curve]]
@@ -117,7 +117,10 @@ def picture_sheet(path: Path, pictures: Mapping[str, Path], *, side: int = 320) 
         left, top = (i % columns) * (side + 8) + 8, (i // columns) * (side + caption + 8) + 8
         draw.text((left, top), label, fill="black", font=font)
         with Image.open(picture) as image:
-            sheet.paste(image.resize((side, side), Image.Resampling.LANCZOS), (left, top + caption))
+            # Grids that are not square keep their shape.
+            sheet.paste(
+                ImageOps.contain(image, (side, side), Image.Resampling.LANCZOS), (left, top + caption)
+            )
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
     sheet.save(temporary, format="PNG")

@@ -694,3 +694,10 @@ def test_loading_imports_none_of_the_heavy_libraries() -> None:
     subprocess.run(
         [sys.executable, "-c", code, str(SHIPPED[0])], check=True, cwd=Path(__file__).parents[2], timeout=60
     )
+
+
+def test_a_misspelt_arm_in_set_is_no_new_arm() -> None:
+    text = HEAD + "arms: {noise: {}, plain: {}}\n"
+    (line,) = lines(text, "arms.nois.fixed.lr=1e-4")
+    assert "arms.nois: unknown arm 'nois'; did you mean noise? known: noise, plain" in line
+    assert lines(text, "arms.noise.fixed.lr=1e-4") == lines(text, "arms.third={fixed: {lr: 1e-4}}") == []

@@ -7,16 +7,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from orchestrator.backends.inline import InlineBackend
 from orchestrator.errors import UsageError
 from orchestrator.home import StudyFiles
 from orchestrator.journal import ArmProposed, TrialEnded, TrialReported, TrialStarted
 from orchestrator.machine import Slots
+from orchestrator.records import Records
 from orchestrator.search import OptunaSearch
 from orchestrator.sweep import Sweep
 from orchestrator.testing import BackendContract, ListSearch, events, make_sweep, run_sweep, tiny_study
 from trials.data import prepare
+from trials.plots import picture_sheet
 from trials.reports import Outcome, Report, Row, State
 
 Begin = Callable[..., tuple[Sweep, ListSearch]]
@@ -204,3 +207,28 @@ def test_a_search_with_optuna_runs_all_its_arms_over_an_interruption(sampler: st
     search = OptunaSearch(study, files.optuna)
     states = [trial.state.name for trial in search._study.get_trials()]
     assert states == ["COMPLETE"] * 4
+
+
+def test_a_trial_s_picture_is_that_of_the_fixed_latents_whatever_else_is_drawn() -> None:
+    records = Records()
+    arm = ArmProposed(at_ms=0, arm=0, proposal=0, values={}, keys={"k": 0}, steps=10)
+    pictures = [("samples/fixed", 5, "samples/step.png"), ("samples/raw", 5, "samples/raw_step.png")]
+    report = TrialReported(at_ms=0, key="k", attempt=1, step=5, rows=[], pictures=pictures, notes=[])
+    earlier = TrialReported(at_ms=0, key="k", attempt=2, step=3, rows=[], pictures=[], notes=["went back"])
+    for event in (arm, report, earlier):
+        records.apply(event)
+    assert (records.trials["k"].picture, records.trials["k"].step) == ("samples/step.png", 5)
+
+
+def test_a_grid_that_is_not_square_keeps_its_shape_beside_others(tmp_path: Path) -> None:
+    wide = tmp_path / "wide.png"
+    Image.new("RGB", (300, 60), "black").save(wide)
+    with Image.open(picture_sheet(tmp_path / "sheet.png", {"wide": wide})) as sheet:
+        black = [
+            (x, y)
+            for x in range(sheet.width)
+            for y in range(30, sheet.height)
+            if sheet.getpixel((x, y)) == (0, 0, 0)
+        ]
+    assert max(x for x, _ in black) - min(x for x, _ in black) == pytest.approx(320, abs=2)
+    assert max(y for _, y in black) - min(y for _, y in black) == pytest.approx(64, abs=2)
