@@ -18,14 +18,14 @@ import pytest
 
 pytestmark = pytest.mark.ray
 
-STEPS = 4500
+STEPS = 3000
 STUDY = """\
 version: 1
 name: victim
 model: obs_mlp
 dataset: digits
 seeds: [0, 1]
-train: {steps: 4500, batch_size: 8, log_every: 30, checkpoint_every: 300}
+train: {steps: 3000, batch_size: 8, log_every: 20, checkpoint_every: 200}
 fixed: {width: 8, latent_dim: 4}
 space: {lr: {choices: [1e-3, 1e-4, 1e-5]}}
 pictures: {count: 3, samples: 4}
