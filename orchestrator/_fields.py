@@ -9,7 +9,7 @@ import difflib
 import math
 import re
 from collections.abc import Iterable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import (
     BaseModel,
@@ -19,11 +19,14 @@ from pydantic import (
     Field,
     StringConstraints,
     Tag,
+    ValidationInfo,
     field_validator,
+    model_validator,
 )
 
 from models import Value
 from trials.datasets import DatasetSource
+from trials.schedule import DRAWS
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
 NAME_RULE = "must be 1 to 63 of the characters A-Z a-z 0-9 . _ - and start with a letter or digit"
@@ -41,6 +44,9 @@ Text = Annotated[str, StringConstraints(max_length=6000)]
 """MLflow cuts parameters after 6000 characters."""
 ArmName = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
 Scalar = bool | Int | Float | Text
+AS_WRITTEN = "as written"
+"""Context of the validation of what a person wrote; what was submitted holds more."""
+FOUND_FACTS = frozenset({"n_images", "n_classes"})
 Strict = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
@@ -147,6 +153,14 @@ class Dataset(Block):
     n_images: Annotated[int, Field(ge=0)] | None = None
     n_classes: Annotated[int, Field(ge=0)] | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _facts_are_found(cls, dataset: object, info: ValidationInfo) -> object:
+        if info.context == AS_WRITTEN and isinstance(dataset, dict):
+            for name in FOUND_FACTS & dataset.keys():
+                raise ValueError(f"{name} is found by looking at the images; remove it")
+        return dataset
+
     @property
     def source(self) -> DatasetSource:
         """What is prepared for it."""
@@ -178,23 +192,47 @@ def _schedules_as_text(values: object) -> object:
 
 def _schedule_text(stages: list[object]) -> str:
     form = "write stages as {epochs: 100, lr: 1e-4} or {epochs: 400, lr_random: [2e-5, 6e-5]}"
+    if not stages:
+        raise ValueError(f"lr_schedule: needs at least one stage; {form}")
     words = []
     for i, stage in enumerate(stages, start=1):
-        if not isinstance(stage, dict) or "epochs" not in stage or ("lr" in stage) == ("lr_random" in stage):
+        if not isinstance(stage, dict):
             raise ValueError(f"lr_schedule: stage {i} is not a stage; {form}")
-        if extra := stage.keys() - {"epochs", "lr", "lr_random", "dist"}:
-            raise ValueError(
-                f"lr_schedule: stage {i} has an unknown key {sorted(map(str, extra))[0]!r}; {form}"
-            )
-        drawn = stage.get("lr_random")
+        if wrong := _stage_problem(stage):
+            raise ValueError(f"lr_schedule: stage {i}: {wrong}; {form}")
         if "lr" in stage:
             rate = f"{stage['lr']}"
-        elif isinstance(drawn, list) and len(drawn) == 2:
-            rate = f"{drawn[0]}..{drawn[1]}/{stage.get('dist', 'inverse_uniform')}"
         else:
-            raise ValueError(f"lr_schedule: stage {i}: lr_random must be [LOW, HIGH]; {form}")
+            low, high = stage["lr_random"]
+            rate = f"{low}..{high}/{stage.get('dist', DRAWS[0])}"
         words.append(f"{stage['epochs']}:{rate}")
     return " ".join(words)
+
+
+def _stage_problem(stage: dict[object, object]) -> str | None:
+    """What makes this no stage of a schedule; the rates themselves are judged in the schedule's text."""
+    if extra := stage.keys() - {"epochs", "lr", "lr_random", "dist"}:
+        return f"unknown key {sorted(map(str, extra))[0]!r}"
+    if "epochs" not in stage or ("lr" in stage) == ("lr_random" in stage):
+        return "needs epochs, and one of lr and lr_random"
+    if "dist" in stage and "lr" in stage:
+        return "dist says how lr_random is drawn; a constant lr has none"
+    if stage.get("dist", DRAWS[0]) not in DRAWS:
+        return f"dist must be one of {', '.join(DRAWS)} (got {str(stage['dist'])[:80]!r})"
+    drawn = stage.get("lr_random", [0, 0])
+    if not isinstance(drawn, list) or len(drawn) != 2:
+        return "lr_random must be [LOW, HIGH]"
+    for name, value in (
+        ("epochs", stage["epochs"]),
+        ("lr", stage.get("lr", 1)),
+        ("lr_random", drawn[0]),
+        ("lr_random", drawn[1]),
+    ):
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return f"{name} must be numeric (got {str(value)[:80]!r})"
+    if cast(float, stage["epochs"]) <= 0:
+        return f"epochs must be > 0 (got {stage['epochs']})"
+    return None
 
 
 Fixed = Annotated[dict[str, Scalar], BeforeValidator(_schedules_as_text)]

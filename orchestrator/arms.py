@@ -52,13 +52,13 @@ def arm_count(study: StudySpec) -> int:
 
 
 def label(values: Mapping[str, Value]) -> str:
-    """`ttur lr=0.0002 optimizer=adam`, or `baseline` for an arm without choices."""
-    return " ".join(str(v) if k == "arm" else f"{k}={show(v)}" for k, v in values.items()) or "baseline"
+    """`ttur lr=0.0002 optimizer=adam`, or `default` for an arm without choices."""
+    return " ".join(str(v) if k == "arm" else f"{k}={show(v)}" for k, v in values.items()) or "default"
 
 
 def short_label(values: Mapping[str, Value]) -> str:
     """`lr=0.0002 adam`: text speaks for itself, and names of runs must stay short to fit over pictures."""
-    return " ".join(v if isinstance(v, str) else f"{k}={show(v)}" for k, v in values.items()) or "baseline"
+    return " ".join(v if isinstance(v, str) else f"{k}={show(v)}" for k, v in values.items()) or "default"
 
 
 def show(value: Value) -> str:

@@ -10,7 +10,8 @@ name (`arm=ttur`) or by the value of a searched hyperparameter (`lr=2e-5, optimi
 Training metrics are written by their names; metrics of evaluations as `eval.swd` or "eval/swd". Times are shares of
 the training, from 0 to 1, so that a check means the same in every budget.
 
-This module reads checks, and says what is wrong with them. Nothing in a check is ever executed.
+This module reads checks, and says what is wrong with them. Nothing in a check is ever executed. docs/claims.md tells
+people of it.
 """
 
 from __future__ import annotations

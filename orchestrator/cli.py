@@ -131,7 +131,7 @@ def submit(
 
 @app.command()
 def validate(study: StudyFile, set_: SetOption = None, as_json: JsonOption = False) -> None:
-    """Check a study and all of its budgets; every problem in one pass."""
+    """Check a study and all of its budgets: problems with line, column and what would be right."""
     spec = _load(study, Budget.full, set_)
     from orchestrator.arms import arm_count
 
@@ -152,9 +152,9 @@ def plan(
 ) -> None:
     """Say what a study would run: arms, seeds, trials, steps, and how many at once."""
     spec = _load(study, budget, set_)
-    from orchestrator.plan import counted, make_plan, plan_table
+    from orchestrator.plan import look_at_datasets, make_plan, plan_table
 
-    made = make_plan(counted(spec, study, data_dir))
+    made = make_plan(*look_at_datasets(spec, study, data_dir))
     if as_json:
         _print_json(made.to_json())
     else:
@@ -244,7 +244,7 @@ def models(
         if image or set_:
             raise UsageError("--image and --set need a model: gan-sweep models NAME --image 1x28x28")
         rows = catalogue.model_rows()
-        _print_json(rows) if as_json else _print_table(rows)
+        _print_json(rows) if as_json else _print_table(rows, hide=("recipe",))
         return
     described = catalogue.describe(model, image, set_ or ())
     if as_json:
@@ -252,25 +252,20 @@ def models(
         return
     from orchestrator.model_page import WIDTH, page
 
-    out.print(page(described), width=WIDTH)
+    out.print(page(described), width=min(out.width, WIDTH))
 
 
 @app.command()
 def datasets(as_json: JsonOption = False) -> None:
     """The datasets: shape, classes, whether they ship or where their files belong, licences; and folders."""
     from orchestrator.catalogue import dataset_rows
+    from orchestrator.model_page import dataset_page
 
     rows = dataset_rows()
     if as_json:
         _print_json(rows)
         return
-    _print_table([{**row, "files": row["files"] or "ships"} for row in rows[:-1]], hide=("ships",))
-    out.print(
-        "Or a folder of pictures of any sizes: dataset: {folder: PATH, size: 64, channels: 3}. PATH lies beside the "
-        "study file or in DIR.\nDIR is what --data-dir names, else data in gan-sweep's home (gan-sweep doctor).",
-        markup=False,
-        soft_wrap=True,
-    )
+    out.print(dataset_page(rows))
 
 
 @app.command()
@@ -357,6 +352,8 @@ def _leaderboard_table(standings: Sequence[Standing], objective: Objective) -> T
     for name, justify in (("", "right"), ("arm", "left"), (objective.metric, "right"), ("seeds", "left")):
         table.add_column(name, justify="right" if justify == "right" else "left", overflow="fold")
     shown = {"final/g_loss": "G loss", "final/d_loss_mean": "D loss", "final/d_acc": "D acc"}
+    if any("final/w_dist" in s.finals for s in standings):  # a critic's accuracy says nothing
+        shown = {"final/g_loss": "G loss", "final/d_loss_mean": "D loss", "final/w_dist": "W dist"}
     for title in shown.values():
         table.add_column(title, justify="right")
     for rank, s in enumerate(standings, 1):
@@ -365,7 +362,12 @@ def _leaderboard_table(standings: Sequence[Standing], objective: Objective) -> T
         finals = [_loss(s.finals.get(name)) for name in shown]
         table.add_row("" if s.mean is None else str(rank), s.arm.label, mean, seeds, *finals)
     floors = [s.finals["eval/swd_floor"] for s in standings if "eval/swd_floor" in s.finals]
-    caption = "± is the standard deviation over seeds; losses and accuracy: last 10 % of training"
+    spread = any(s.sd is not None for s in standings)
+    caption = "± is the standard deviation over seeds; " if spread else ""
+    caption += f"{', '.join(shown.values())}: last 10 % of training"
+    lengths = sorted({trial.steps for s in standings for trial in s.arm.trials if trial.steps})
+    if len(lengths) > 1:
+        caption += f"; arms trained for {lengths[0]:,} to {lengths[-1]:,} steps"
     if floors and objective.metric == "eval/swd":
         caption += f"; real against held-out real images: {floors[0]:.4g}"
     table.caption, table.caption_justify = caption, "left"

@@ -1,4 +1,6 @@
-"""From a study file to a `StudySpec`, or to every problem of the file at once. The edge that reads YAML.
+"""From a study file to a `StudySpec`, or to the problems of the file. The edge that reads YAML.
+
+What depends on a broken part is not checked, as it would be blamed for what is wrong elsewhere.
 
 A study can hold budgets: partial documents that are laid over it, for a shorter run of the same study. The
 file must be right with each of its budgets; `--set` then changes the chosen one.
@@ -13,7 +15,7 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from orchestrator._fields import KeyPath, StudySpec, unknown
+from orchestrator._fields import AS_WRITTEN, KeyPath, StudySpec, unknown
 from orchestrator._layers import IN_BUDGET, Change, budgets, variant
 from orchestrator._words import Found, field_problems, got, is_secret, one_line, tidy, unknown_key
 from orchestrator._yaml import MAX_BYTES, MAX_DEPTH, Fault, Node, Place, UnreadableError, compose, decode
@@ -97,6 +99,12 @@ class _Report:
         return InvalidStudyError([row[3] for row in sorted(rows)])
 
 
+def refuse_facts(study: StudySpec, path: Path) -> None:
+    """Raise InvalidStudyError for what is wrong now that the study in the file `path` knows its images."""
+    if wrong := problems(study):
+        raise InvalidStudyError([one_line(f"{path}: {dotted(p.path)}: {p.message}") for p in wrong])
+
+
 def dotted(path: KeyPath) -> str:
     """A path as it is shown; `study` for the whole document.
 
@@ -175,8 +183,9 @@ def _check(
     if broken:
         study, _ = _validate(_without(data, broken))
     if study is not None:
-        # What --set changes may leave out arms that a claim is about; without --set its check was read already.
-        unread = {("claims",)} if context else set[KeyPath]()
+        # What --set changes may leave out arms that a claim is about. The claims of the file were read without it.
+        written = root.child("claims")
+        unread = {("claims",)} if context and written and not written.place.source else set[KeyPath]()
         found += [Found(problem.path, problem.message) for problem in problems(study, broken | unread)]
     for f in found:
         place, path, nodes = _locate(root, f.path, f.at_key)
@@ -190,7 +199,7 @@ def _check(
 
 def _validate(data: Any) -> tuple[StudySpec | None, list[Found]]:
     try:
-        return StudySpec.model_validate(data), []
+        return StudySpec.model_validate(data, context=AS_WRITTEN), []
     except ValidationError as error:
         return None, field_problems(error, data)
 

@@ -1,8 +1,8 @@
-"""One model for people: its hyperparameters and the layers of its networks as text of 100 columns."""
+"""Models and datasets for people, as text of up to 100 columns that can be read in 80 too."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich import box
@@ -12,6 +12,7 @@ from rich.text import Text
 
 from models import STRUCTURE, Param
 from orchestrator.catalogue import NETWORKS, PER_NET, Described
+from trials.datasets import SUFFIXES
 from trials.options import TRAINING
 
 if TYPE_CHECKING:
@@ -56,6 +57,26 @@ def _head(facts: Mapping[str, Any]) -> list[RenderableType]:
     return [Text.assemble((facts["model"], "bold"), f": {facts['what']}"), table, Text()]
 
 
+def dataset_page(rows: Sequence[Mapping[str, Any]]) -> Group:
+    """The rows of `dataset_rows`, the last of which is that of folders."""
+    table = Table.grid(padding=(0, 2, 1, 0))
+    for row in rows[:-1]:
+        classes = f"{row['classes']} classes" if row["classes"] else "no classes"
+        place = "ships with gan-sweep" if row["ships"] else f"files in {row['files']}"
+        facts = f"{row['images']:,} images of {row['shape']}, {classes}; {place}"
+        table.add_row(
+            Text(row["dataset"], style="bold"), f"{row['what']}\n{facts}\nlicence: {row['licence']}"
+        )
+    table.add_row(
+        Text("a folder", style="bold"),
+        f"pictures of any sizes ({', '.join(SUFFIXES)}), made square, with subfolders as classes:\n"
+        f"dataset: {rows[-1]['dataset']}\nPATH lies beside the study file or in DIR",
+    )
+    return Group(
+        table, Text("DIR is what --data-dir names, else data in gan-sweep's home (gan-sweep doctor).")
+    )
+
+
 def _hyperparameters(model: Described) -> list[RenderableType]:
     rows, params = model.rows, {**TRAINING, **STRUCTURE, **model.preset.params}
     parts: list[RenderableType] = [
@@ -71,19 +92,18 @@ def _hyperparameters(model: Described) -> list[RenderableType]:
             continue
         title = f"{model.preset.name}'s own" if group == NETWORKS else group
         table = Table(
-            box=box.SIMPLE_HEAD, width=WIDTH, title=title, title_justify="left", title_style="bold",
+            box=box.SIMPLE_HEAD, expand=True, title=title, title_justify="left", title_style="bold",
             show_header=len(parts) == 1, pad_edge=False,
         )  # fmt: skip
-        for name, width in (("hyperparameter", 22), ("default", 14), ("allowed", 19)):
+        for name, width in (("hyperparameter", 22), ("default", 14)):
             table.add_column(name, width=width, overflow="fold")
-        table.add_column("what", overflow="fold")
+        table.add_column("what; allowed", overflow="fold")
         for row in sorted(here, key=lambda r: bool(r["idle"])):
             what = str(row["what"]) + (f" ({row['source']})" if row["source"] else "")
             table.add_row(
                 str(row["hyperparameter"]),
                 show(row["default"]) + (" *" if row["recipe"] else ""),
-                allowed(params[str(row["hyperparameter"])]),
-                what,
+                f"{what}; {allowed(params[str(row['hyperparameter'])])}",
                 style="dim" if row["idle"] else "",
             )
         parts.append(table)
@@ -111,7 +131,7 @@ def _refused(refuses: Mapping[str, str]) -> list[RenderableType]:
 
 def _layers(name: str, network: Network, title: str, facts: Mapping[str, Any]) -> Table:
     table = Table(
-        box=box.SIMPLE_HEAD, width=WIDTH, title=f"{name.capitalize()} ({title})", title_justify="left",
+        box=box.SIMPLE_HEAD, expand=True, title=f"{name.capitalize()} ({title})", title_justify="left",
         title_style="bold", show_footer=True, pad_edge=False,
     )  # fmt: skip
     table.add_column("name", "total", overflow="fold", ratio=5)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TypedDict
 
-from rich.console import Group
+from rich.console import Group, RenderableType
 from rich.table import Table
+from rich.text import Text
 
 from models import Value
 from orchestrator import arms
+from orchestrator.arms import show
 from orchestrator.errors import UsageError
 from orchestrator.home import data_directory
+from orchestrator.loader import refuse_facts
 from orchestrator.machine import slots, this_machine
 from orchestrator.study import (
     Dataset,
@@ -24,14 +28,23 @@ from orchestrator.study import (
     with_datasets,
 )
 from trials.datasets import count_images
+from trials.errors import DatasetError
 
 SHOWN_ARMS = 30
+
+
+class NamedArm(TypedDict):
+    """`steps`: of every length that the space makes of it; none when they cannot be counted yet."""
+
+    changes: dict[str, Value]
+    steps: list[int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """`arms` are the labels of a grid's arms; a search proposes its own. `problem`: why it cannot run here.
-    `uncounted`: some arm's length is in epochs of a folder whose images cannot be counted yet.
+    `named`: what each named arm changes, and its steps. `uncounted`: some arm's length is in epochs of a folder
+    whose images cannot be counted yet. `missing`: datasets that are not here, with where they were looked for.
     """
 
     study: str
@@ -47,18 +60,20 @@ class Plan:
     cpus: int
     gpus: int
     arms: list[str]
+    named: dict[str, NamedArm]
+    missing: list[str]
     problem: str | None
 
     def to_json(self) -> dict[str, object]:
         return asdict(self)
 
 
-def make_plan(study: StudySpec) -> Plan:
-    """The plan of a study on this machine."""
+def make_plan(study: StudySpec, missing: Sequence[str] = ()) -> Plan:
+    """The plan of a study on this machine. `missing`: as `look_at_datasets` found it."""
     machine = this_machine()
     n_arms = arms.arm_count(study)
     points = arms.grid(study) if study.search.sampler == "grid" else []
-    lengths = {_length(study, point) for point in points or _first_arms(study)}
+    lengths = [_length(study, point) for point in points or _first_arms(study)]
     n_trials = n_arms * len(study.seeds)
     try:
         at_once, problem = slots(study.resources, machine, n_trials).count, None
@@ -73,25 +88,64 @@ def make_plan(study: StudySpec) -> Plan:
         n_arms=n_arms,
         seeds=list(study.seeds),
         n_trials=n_trials,
-        steps=sorted(length for length in lengths if length is not None),
+        steps=_known(lengths),
         uncounted=None in lengths,
         at_once=at_once,
         cpus=machine.cpus,
         gpus=machine.gpus,
         arms=[arms.label(point) for point in points],
+        named={
+            name: NamedArm(
+                changes=_changes(study, name),
+                steps=_known(
+                    length
+                    for point, length in zip(points or _first_arms(study), lengths, strict=True)
+                    if point["arm"] == name
+                ),
+            )
+            for name in study.arms
+        },
+        missing=list(missing),
         problem=problem,
     )
 
 
-def counted(study: StudySpec, source: Path, data_dir: Path | None) -> StudySpec:
-    """The study with the images of its folders counted, where they are there. Bad files are counted too."""
-    place = data_directory(data_dir)
+def look_at_datasets(study: StudySpec, source: Path, data_dir: Path | None) -> tuple[StudySpec, list[str]]:
+    """The study with the images and classes of its folders counted, and what is not there, in words.
+
+    Damaged files are counted too. Raises InvalidStudyError when the study does not fit what is there.
+    """
+    place, missing = data_directory(data_dir), dict[str, None]()
 
     def known(dataset: Dataset) -> Dataset:
-        n = count_images(dataset.source, data_dir=place, search_dirs=[source.absolute().parent])
-        return dataset if n is None else dataset.model_copy(update={"n_images": n})
+        try:
+            n_images, n_classes = count_images(
+                dataset.source, data_dir=place, search_dirs=[source.absolute().parent]
+            )
+        except DatasetError as error:
+            missing[str(error)] = None
+            return dataset
+        return dataset.model_copy(update={"n_images": n_images, "n_classes": n_classes})
 
-    return with_datasets(study, known)
+    study = with_datasets(study, known)
+    refuse_facts(study, source)
+    return study, list(missing)
+
+
+def _known(lengths: Iterable[int | None]) -> list[int]:
+    return sorted({length for length in lengths if length is not None})
+
+
+def _changes(study: StudySpec, name: str) -> dict[str, Value]:
+    """What the arm changes of the study, by the paths of its settings; nothing for a setting that it repeats."""
+    arm, base = of_arm(study, name), study
+    changes: dict[str, Value] = {} if arm.model == base.model else {"model": arm.model}
+    if arm.dataset != base.dataset:
+        changes["dataset"] = _dataset_words(arm)
+    for key, value in study.arms[name].train.model_dump(exclude_none=True).items():
+        if value != getattr(base.train, key):
+            changes[key] = value
+    return changes | {k: v for k, v in arm.fixed.items() if base.fixed.get(k) != v}
 
 
 def _first_arms(study: StudySpec) -> list[dict[str, Value]]:
@@ -105,31 +159,60 @@ def _length(study: StudySpec, point: Mapping[str, Value]) -> int | None:
 
 def _dataset_words(study: StudySpec) -> str:
     n = n_images(study)
-    return study.dataset.source.label + (", images not counted yet" if n is None else f", {n:,} images")
+    dataset = study.dataset
+    averaged = f", averaged down to {dataset.size}x{dataset.size}" if dataset.stored != dataset.size else ""
+    words = dataset.source.label + (averaged if dataset.stored else "")
+    return words + (", images not counted yet" if n is None else f", {n:,} images")
 
 
 def plan_table(plan: Plan) -> Group:
     """The plan for people."""
     facts = Table.grid(padding=(0, 2))
-    steps = " to ".join(f"{s:,}" for s in dict.fromkeys(plan.steps[:1] + plan.steps[-1:]))
-    steps += " steps" if plan.steps else ""
+    steps = _steps_words(plan.steps)
     if plan.uncounted:
         steps += f"{' or ' if steps else ''}as many epochs of a folder that is not here to be counted"
     for name, words in (
         ("study", plan.study),
         ("model", ", ".join(plan.models)),
-        ("dataset", "; ".join(plan.datasets)),
+        ("dataset", "\n".join(plan.datasets)),
         ("arms", f"{plan.n_arms} ({plan.sampler})"),
         ("seeds", " ".join(map(str, plan.seeds))),
         ("trials", f"{plan.n_trials}, each of {steps}"),
         ("at once", f"{plan.at_once} (this machine has {plan.cpus} cores and {plan.gpus} GPUs)"),
     ):
         facts.add_row(name, words)
-    table = Table()
-    table.add_column("arm", justify="right")
-    table.add_column("hyperparameters")
-    for i, label in enumerate(plan.arms[:SHOWN_ARMS]):
-        table.add_row(str(i), label)
-    if len(plan.arms) > SHOWN_ARMS:
-        table.add_row("...", f"and {len(plan.arms) - SHOWN_ARMS} more")
-    return Group(facts, table) if plan.arms else Group(facts)
+    parts: list[RenderableType] = [facts]
+    if plan.named:
+        parts.append(_named_arms(plan))
+    if len(plan.arms) > len(plan.named):  # else the named arms are all there is
+        table = Table("hyperparameters")
+        if plan.named:
+            table.title = "every named arm at every point of the space"
+        for label in plan.arms[:SHOWN_ARMS]:
+            table.add_row(label)
+        if len(plan.arms) > SHOWN_ARMS:
+            table.add_row(f"and {len(plan.arms) - SHOWN_ARMS} more")
+        parts.append(table)
+    parts += [Text(f"not here yet: {words}", style="yellow") for words in plan.missing]
+    return Group(*parts)
+
+
+def _named_arms(plan: Plan) -> Table:
+    table = Table("arm", "changes")
+    differ = len({tuple(arm["steps"]) for arm in plan.named.values()}) > 1
+    if differ:
+        table.add_column("length", justify="right")
+    for name, arm in plan.named.items():
+        words = [f"{key} {show(value)}" for key, value in arm["changes"].items()]
+        table.add_row(
+            name,
+            ", ".join(words) or "nothing",
+            *([_steps_words(arm["steps"]) or "not known"] if differ else []),
+        )
+    return table
+
+
+def _steps_words(steps: Sequence[int]) -> str:
+    """`6,000 steps`, or `6,000 to 9,000 steps`; nothing when none are known."""
+    ends = dict.fromkeys((*steps[:1], *steps[-1:]))
+    return " to ".join(f"{n:,}" for n in ends) + (" steps" if ends else "")

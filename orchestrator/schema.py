@@ -7,7 +7,7 @@ from typing import Any
 from pydantic.json_schema import GenerateJsonSchema
 
 import models
-from orchestrator._fields import StudySpec
+from orchestrator._fields import FOUND_FACTS, StudySpec
 from orchestrator._layers import IN_BUDGET
 from trials.datasets import DATASETS
 from trials.options import TRAINING
@@ -28,6 +28,8 @@ def json_schema() -> dict[str, Any]:
     names = sorted(
         {*TRAINING, *(name for preset in models.names() for name in models.preset(preset).build_params)}
     )
+    for name in FOUND_FACTS:
+        del parts["Dataset"]["properties"][name]
     parts["Dataset"]["properties"]["name"] = {"enum": list(DATASETS)}
     parts["Objective"]["properties"]["metric"]["enum"] = list(OBJECTIVES)
     fields["model"]["enum"] = list(models.names())

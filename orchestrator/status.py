@@ -8,7 +8,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from orchestrator.arms import arm_count
+from orchestrator.arms import arm_count, trial_spec
 from orchestrator.errors import UsageError
 from orchestrator.home import StudyFiles, all_studies
 from orchestrator.journal import read
@@ -115,14 +115,21 @@ def trial_rows(files: StudyFiles) -> list[Cells]:
 
 
 def best_files(files: StudyFiles, standings: list[Standing]) -> dict[str, Path]:
-    """Plots of the study and the best trial's grid and newest checkpoint, those that exist."""
+    """Plots of the study and the best trial's grid and newest checkpoint, those that exist.
+
+    `earlier_checkpoint`: the one that `remove_last_epochs` keeps.
+    """
     found = {path.stem: path for path in sorted(files.pictures.glob("*.png"))}
     trial = standings[0].best_trial if standings else None
     if trial is not None:
+        spec = trial_spec(load_definition(files), standings[0].values, trial.seed, "")
         directory = files.trial(trial.key)
         if trial.picture:
             found["best_samples"] = directory / trial.picture
         checkpoints = sorted((directory / "checkpoints").glob("step_*[0-9]"))
         if checkpoints:
             found["best_checkpoint"] = checkpoints[-1]
+        for path in checkpoints[:-1]:
+            if int(path.name.removeprefix("step_")) in spec.keep_steps:
+                found["earlier_checkpoint"] = path
     return found

@@ -162,7 +162,9 @@ def _dataset_problems(study: StudySpec) -> Found:
         yield ("dataset",), "a folder needs size, the side of the square images to train on"
     if dataset.folder is not None and not dataset.folder.strip():
         yield ("dataset", "folder"), "must name a folder"
-    if dataset.stored is not None and (dataset.size is None or dataset.stored % dataset.size):
+    if dataset.stored is not None and dataset.size is None and dataset.folder is None:
+        yield ("dataset", "stored"), "needs size too, the side that images are averaged down to for training"
+    elif dataset.stored is not None and dataset.size is not None and dataset.stored % dataset.size:
         yield ("dataset", "stored"), f"must be a multiple of size (got {dataset.stored} and {dataset.size})"
     whole = dataset.n_images if info is None else dataset.n_images or info.n_images
     if dataset.limit is not None and whole is not None and dataset.limit > whole:
@@ -183,6 +185,21 @@ def _list_problems(study: StudySpec) -> Found:
         yield ("seeds", i), f"seed {study.seeds[i]} is listed twice"
     for i in _repeated([claim.id for claim in study.claims]):
         yield ("claims", i, "id"), f"claim {study.claims[i].id} is listed twice"
+
+
+def _arm_problems(study: StudySpec) -> Found:
+    """Arms that come to the same: they would be one, under the first one's name."""
+    seen: dict[str, str] = {}
+    for name in study.arms:
+        arm = of_arm(study, name)
+        if arm.model not in models.names() or any(True for _ in _fixed_problems(arm)):
+            continue
+        values = {**build_values(arm, {}), **training_values(arm, {})}
+        same = repr((arm.model, arm.dataset, arm.train.epochs, arm.train.steps, sorted(values.items())))
+        if same in seen:
+            message = f"is the same as arm {seen[same]}: model, dataset, length and hyperparameters are equal"
+            yield ("arms", name), message
+        seen.setdefault(same, name)
 
 
 def _claim_problems(study: StudySpec) -> Found:
@@ -380,6 +397,9 @@ def _option_problems(study: StudySpec) -> Found:
         values = {**build_values(study, point), **training_values(study, point)}
         for name, message in (*conflicts(preset, values, given), *_growth_problems(study, values)):
             found.setdefault(name, message)
+        if study.pictures.count <= int(values["patience"]):
+            message = f"is never used up by {study.pictures.count} evaluations, one at each of pictures.count"
+            found.setdefault("patience", message)
         if values["patience"] and study.objective.metric.startswith("final/"):
             found.setdefault(
                 "patience", f"a trial that ends early has no {study.objective.metric}; choose eval/swd"
@@ -493,6 +513,7 @@ _WHOLE: Checks = (
     ((("arms",), ("space",)), _claim_problems),
     ((), _objective_problems),
     ((("search",),), _search_problems),
+    ((("model",), ("arms",), ("dataset",), ("train",), ("fixed",), ("space",)), _arm_problems),
     ((("model",), ("arms",), ("fixed",), ("space",)), _idle_problems),
 )
 """Checks of the study as a whole."""

@@ -23,13 +23,13 @@ from orchestrator import arms, results
 from orchestrator.errors import UnreachableError, UsageError
 from orchestrator.home import StudyFiles, data_directory, home
 from orchestrator.leaderboard import Standing, leaderboard
-from orchestrator.loader import dotted
+from orchestrator.loader import refuse_facts
 from orchestrator.machine import slots, this_machine
 from orchestrator.progress import Progress
 from orchestrator.search import OptunaSearch
 from orchestrator.shipper import Shipper
 from orchestrator.status import load_definition, load_records
-from orchestrator.study import Dataset, StudySpec, of_arm, problems, with_datasets
+from orchestrator.study import Dataset, StudySpec, of_arm, with_datasets
 from orchestrator.sweep import Backend, Sweep
 from trials.data import PreparedDataset, prepare
 from trials.datasets import DATASETS, DatasetSource
@@ -74,8 +74,7 @@ def submit(
     _check_home()
     datasets = prepare_datasets(study, source, data_dir, console)
     study = with_facts(study, datasets)
-    if wrong := problems(study):  # what depends on the number of images of a folder
-        raise UsageError("\n".join(f"{source}: {dotted(p.path)}: {p.message}" for p in wrong))
+    refuse_facts(study, source)
     _refuse_other_definition(files, study)
     files.root.mkdir(parents=True, exist_ok=True)
     try:

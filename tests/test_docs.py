@@ -17,9 +17,11 @@ import pytest
 from models import STRUCTURE
 from orchestrator._yaml import compose
 from orchestrator.catalogue import PER_NET
+from orchestrator.claims import FUNCTIONS, LATER, parse
 from orchestrator.cli import main
 from orchestrator.loader import load_study
 from orchestrator.model_page import show
+from orchestrator.study import Choices
 from trials.options import FOLLOWS, TRAINING
 
 ROOT = Path(__file__).parent.parent
@@ -175,3 +177,14 @@ def test_every_option_is_in_the_reference_with_its_default(option: str) -> None:
 def test_links_between_pages_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)", page.read_text()):
         assert target.startswith(("http://", "https://")) or (page.parent / target).exists(), target
+
+
+def test_the_guide_to_claims_lists_every_function_and_metric_and_its_example_is_right() -> None:
+    text = (DOCS / "claims.md").read_text()
+    listed = re.findall(r"^\| `(\S+?)\((.*)\)` \| (.+) \|$", text, re.MULTILINE)
+    assert listed[:-1] == [(name, function.form, function.doc) for name, function in FUNCTIONS.items()]
+    assert listed[-1][0] == "best"
+    assert dict(re.findall(r"^\| `eval\.(\w+)` \| (.+) \|$", text, re.MULTILINE)) == dict(LATER)
+    (example,) = blocks("claims.md", "yaml")
+    (check,) = re.findall(r"check: (.+)", example)
+    parse(check, {"lr": Choices(choices=[2e-5, 2e-4, 2e-3])})

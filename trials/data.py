@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
-from trials.datasets import DATASETS, DatasetSource, ImageFile, find_folder, list_images
+from trials.datasets import DATASETS, DatasetSource, ImageFile, find_folder, left_aside, list_images
 from trials.errors import DatasetError
 from trials.images import FolderContent, Progress, read_folder, resized, splined, throttled
 
@@ -38,7 +38,7 @@ _FORMAT = 3  # part of the cache's file names: raise it when what a reader retur
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreparedDataset:
     """A dataset on disk. `name`: the source's label; `image_shape`: (C, H, W); `skipped`: "path: reason" of files
-    that could not be used; `digest`: the SHA-256 of shape, images and labels.
+    that could not be used, and how many of kinds that are not read; `digest`: the SHA-256 of shape, images and labels.
     """
 
     name: str
@@ -107,6 +107,8 @@ def prepare(
     found |= {"images": cache_dir / found["images"], "labels": cache_dir / found["labels"]}
     found |= {"image_shape": tuple(found["image_shape"]), "skipped": tuple(found["skipped"])}
     found["name"] = source.label  # a folder may be asked for by another path to it
+    if folder is not None:  # counted anew, as they are no part of what the files' names stand for
+        found["skipped"] = (*left_aside(folder), *found["skipped"])
     return PreparedDataset(**found)
 
 

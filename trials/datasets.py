@@ -5,7 +5,8 @@ images.py, which need numpy.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -15,6 +16,22 @@ from trials.errors import DatasetError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".ppm", ".pgm", ".webp")
 """What counts as an image in a folder, in small or capital letters."""
+OTHER_SUFFIXES = (
+    ".gif",
+    ".bmp",
+    ".tif",
+    ".tiff",
+    ".heic",
+    ".heif",
+    ".avif",
+    ".jp2",
+    ".jxl",
+    ".tga",
+    ".svg",
+    ".psd",
+)
+"""Images of kinds that are not read, which people are told of; other files are no images."""
+MAX_CLASSES = 255
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,25 +221,43 @@ def list_images(folder: Path) -> list[ImageFile]:
         except OSError:  # gone, or a broken link: reading it will say so
             found.append(ImageFile(path, 0, 0))
     if not found:
-        raise DatasetError(f"no images in {printable(str(folder))}; looked for {', '.join(SUFFIXES)}")
+        others = "".join(f"; {line}" for line in left_aside(folder))
+        raise DatasetError(f"no images in {printable(str(folder))}; looked for {', '.join(SUFFIXES)}{others}")
     return sorted(found)
 
 
-def count_images(source: DatasetSource, *, data_dir: Path, search_dirs: Sequence[Path] = ()) -> int | None:
-    """How many images there are, damaged ones included, without opening them; None when nobody knows."""
+def left_aside(folder: Path) -> list[str]:
+    """What to tell people of images of kinds that are not read, a line a kind."""
+    kinds = Counter(os.path.splitext(path)[1].lower() for path, _ in _walk(folder, OTHER_SUFFIXES))
+    return [f"{n:,} of kind {kind}, which is not read: PNG or JPEG is" for kind, n in sorted(kinds.items())]
+
+
+def class_names(paths: Iterable[str]) -> list[str]:
+    """The first-level subfolders of images at `paths`, sorted; none when an image lies in no subfolder, or for
+    more than 255.
+
+    >>> class_names(["cat/1.png", "dog/a/2.png"]), class_names(["cat/1.png", "2.png"])
+    (['cat', 'dog'], [])
+    """
+    firsts = {path.partition("/")[0] if "/" in path else "" for path in paths}
+    return [] if "" in firsts or len(firsts) > MAX_CLASSES else sorted(firsts)
+
+
+def count_images(
+    source: DatasetSource, *, data_dir: Path, search_dirs: Sequence[Path] = ()
+) -> tuple[int, int]:
+    """The numbers of images and of classes, damaged images included, without opening any.
+
+    Raises DatasetError when there are none.
+    """
     info = DATASETS.get(source.name or "")
     if info is not None and not info.folders:
-        return info.n_images
-    if info is None and source.folder is None:
-        return None
-    try:
-        folder = find_folder(source, data_dir=data_dir, search_dirs=search_dirs)
-        return sum(1 for _ in _walk(folder)) or None
-    except DatasetError:
-        return None
+        return info.n_images, info.n_classes
+    files = list_images(find_folder(source, data_dir=data_dir, search_dirs=search_dirs))
+    return len(files), info.n_classes if info else len(class_names(file.path for file in files))
 
 
-def _walk(folder: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
+def _walk(folder: Path, suffixes: Sequence[str] = SUFFIXES) -> Iterator[tuple[str, os.DirEntry[str]]]:
     """The image files below `folder`: path below it, and entry."""
     inside, linked, seen = [(str(folder), "")], list[tuple[str, str]](), set[tuple[int, int]]()
     while inside or linked:  # linked folders last: what lies in the folder itself goes by its own path
@@ -241,7 +276,7 @@ def _walk(folder: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
                 continue
             if _is_folder(entry):
                 (linked if entry.is_symlink() else inside).append((entry.path, f"{prefix}{entry.name}/"))
-            elif os.path.splitext(entry.name)[1].lower() in SUFFIXES:
+            elif os.path.splitext(entry.name)[1].lower() in suffixes:
                 yield prefix + entry.name, entry
 
 

@@ -15,7 +15,7 @@ import scipy.ndimage
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from trials.datasets import ImageFile, printable
+from trials.datasets import ImageFile, class_names, printable
 from trials.errors import DatasetError
 
 Pixels = NDArray[np.uint8]
@@ -26,7 +26,6 @@ Progress = Callable[[int, int], None]
 
 FORMATS = ("PNG", "JPEG", "PPM", "WEBP")  # a short list: every decoder reads what strangers wrote
 MAX_PIXELS = 50_000_000  # 150 MB decoded; a few bytes can claim a thousand times that
-MAX_CLASSES = 255
 PROGRESS_S = 0.1
 
 
@@ -50,7 +49,7 @@ def read_folder(
 ) -> FolderContent:
     """Read `files` into the first rows of `out` (len(files), C, H, W); bad files leave rows at the end unused.
 
-    Labels number the first-level subfolders when every image lies in one and there are at most 255. `shape`:
+    Labels number the first-level subfolders, if those are classes (`class_names`). `shape`:
     what the files are read as before `change` makes rows of them. Raises DatasetError for more bad files than
     max(10, 5 %), and for fewer than 2 good ones.
     """
@@ -105,12 +104,11 @@ def _listed(skipped: Sequence[str]) -> str:
 
 def _labels(paths: Sequence[str]) -> tuple[NDArray[np.uint8], int]:
     """Labels (N,) by first-level subfolder, and their number; 0 when there are none."""
-    firsts = [path.partition("/")[0] if "/" in path else None for path in paths]
-    classes = sorted({first for first in firsts if first is not None})
-    if None in firsts or len(classes) > MAX_CLASSES:
+    classes = class_names(paths)
+    if not classes:
         return np.zeros(len(paths), np.uint8), 0
     number = {name: i for i, name in enumerate(classes)}
-    return np.array([number[first] for first in firsts if first is not None], np.uint8), len(classes)
+    return np.array([number[path.partition("/")[0]] for path in paths], np.uint8), len(classes)
 
 
 def read_image(path: Path, shape: Shape) -> Pixels:

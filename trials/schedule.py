@@ -13,12 +13,16 @@ import math
 import re
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal, cast
+from typing import Literal, cast, get_args
+
+Draw = Literal["inverse_uniform", "uniform", "log_uniform"]
+"""What a random rate is uniform in: 1/rate, the rate, or its logarithm."""
+DRAWS: tuple[Draw, ...] = get_args(Draw)
 
 _NUMBER = r"\d+(?:\.\d*)?(?:e[+-]?\d+)?"
 _STAGE = re.compile(
     rf"(?P<length>{_NUMBER}):(?P<low>{_NUMBER})"
-    rf"(?:\.\.(?P<high>{_NUMBER})(?:/(?P<draw>inverse_uniform|uniform|log_uniform))?)?"
+    rf"(?:\.\.(?P<high>{_NUMBER})(?:/(?P<draw>{'|'.join(DRAWS)}))?)?"
 )
 MAX_RATE = 10.0
 
@@ -30,7 +34,7 @@ class Stage:
     length: float
     low: float
     high: float
-    draw: Literal["inverse_uniform", "uniform", "log_uniform"] = "inverse_uniform"
+    draw: Draw = "inverse_uniform"
 
     def rate(self, u: float) -> float:
         """The rate for a number u in [0, 1] that is uniform."""
@@ -58,7 +62,7 @@ def parse(text: str) -> tuple[Stage, ...]:
         if found is None:
             raise ValueError(f"stage {i} is {word!r}; write LENGTH:RATE or LENGTH:LOW..HIGH, as 100:1e-4")
         low, high = float(found["low"]), float(found["high"] or found["low"])
-        draw = cast(Literal["inverse_uniform", "uniform", "log_uniform"], found["draw"] or "inverse_uniform")
+        draw = cast(Draw, found["draw"] or "inverse_uniform")
         stage = Stage(length=float(found["length"]), low=low, high=high, draw=draw)
         if not (stage.length > 0 and math.isfinite(stage.length)):
             raise ValueError(f"stage {i} ({word}): its length must be > 0")

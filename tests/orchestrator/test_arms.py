@@ -83,10 +83,30 @@ def test_a_schedule_may_be_written_as_a_list_of_stages() -> None:
     assert tiny_study(arms={"a": {"fixed": {"lr_schedule": stages}}}).arms["a"].fixed == study.fixed
 
 
-@pytest.mark.parametrize("stages", [[1], [{"epochs": 1}], [{"epochs": 1, "lr": 1, "x": 2}],
-                                    [{"epochs": 1, "lr_random": 3}]])  # fmt: skip
-def test_a_list_that_is_no_schedule_says_which_stage_and_how_to_write_it(stages: list[object]) -> None:
-    with pytest.raises(ValidationError, match=r"lr_schedule: stage 1.*write stages as"):
+@pytest.mark.parametrize(
+    ("stages", "words"),
+    [
+        ([], "needs at least one stage"),
+        ([1], "stage 1 is not a stage"),
+        ([{"epochs": 1}], "stage 1: needs epochs, and one of lr and lr_random"),
+        ([{"epochs": 1, "lr": 1, "x": 2}], "stage 1: unknown key 'x'"),
+        (
+            [{"epochs": 1, "lr": 1}, {"epochs": 1, "lr_random": 3}],
+            r"stage 2: lr_random must be \[LOW, HIGH\]",
+        ),
+        ([{"epochs": -1, "lr": 1}], r"stage 1: epochs must be > 0 \(got -1\)"),
+        ([{"epochs": 1, "lr": "fast"}], r"stage 1: lr must be numeric \(got 'fast'\)"),
+        ([{"epochs": 1, "lr": 1, "dist": "uniform"}], "stage 1: dist says how lr_random is drawn"),
+        (
+            [{"epochs": 1, "lr_random": [1, 2], "dist": "normal"}],
+            "stage 1: dist must be one of inverse_uniform",
+        ),
+    ],
+)
+def test_a_list_that_is_no_schedule_says_which_stage_and_how_to_write_it(
+    stages: list[object], words: str
+) -> None:
+    with pytest.raises(ValidationError, match=f"lr_schedule: {words}.*write stages as"):
         tiny_study(fixed={"lr_schedule": stages})
 
 
@@ -160,7 +180,7 @@ def test_labels_are_written_as_people_write_numbers() -> None:
     values: dict[str, Value] = {"lr": 2e-4, "optimizer": "adam", "n": 3, "flag": True}
     assert label(values) == "lr=0.0002 optimizer=adam n=3 flag=true"
     assert short_label(values) == "lr=0.0002 adam n=3 flag=true"
-    assert label({}) == short_label({}) == "baseline"
+    assert label({}) == short_label({}) == "default"
 
 
 def test_what_is_on_is_recorded_even_at_its_default_and_what_an_arm_chose_even_when_off() -> None:

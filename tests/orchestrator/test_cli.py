@@ -272,8 +272,12 @@ class TestSubmit:
         )
         plan = json.loads(invoke("plan", study, "--json")[1])
         assert (plan["datasets"], plan["models"]) == (
-            ["digits, 1,797 images", "photos (old) 16x16x3, 41 images"], ["obs_mlp", "obs_dcgan"],
+            ["digits, 1,797 images", "photos (old) 16x16x3, averaged down to 8x8, 41 images"], ["obs_mlp", "obs_dcgan"],
         )  # fmt: skip
+        assert plan["named"] == {
+            "digits": {"changes": {}, "steps": [12]},
+            "photos": {"changes": {"model": "obs_dcgan", "dataset": plan["datasets"][1]}, "steps": [12]},
+        }
         code, stdout, stderr = self.submit(invoke, study, "--json")
         assert code == 0, stderr
         result = json.loads(stdout)
@@ -284,11 +288,60 @@ class TestSubmit:
         assert "photos (old) 16x16x3: 40 images" in stderr
         assert "nothing is left to run" in self.submit(invoke, study)[2]
 
+    def test_the_plan_refuses_what_does_not_fit_the_images_of_a_folder(
+        self, invoke: Invoke, tmp_path: Path, tiny: Path
+    ) -> None:
+        for i in range(10):
+            (tmp_path / "few" / f"{i}.png").parent.mkdir(exist_ok=True)
+            Image.new("L", (8, 8), i).save(tmp_path / "few" / f"{i}.png")
+        few = TINY.replace("digits", "{folder: few, size: 8, channels: 1}").replace(
+            "samples: 16", "samples: 4"
+        )
+        for text, words in (
+            (
+                few.replace("channels: 1", "channels: 1, limit: 11"),
+                "dataset.limit: few 8x8x1 has 10 images (got 11)",
+            ),
+            (
+                few.replace("batch_size: 8", "batch_size: 16"),
+                "a batch of 16 is larger than the dataset (10 images)",
+            ),
+            (
+                few.replace("obs_mlp", "rnn_timestep").replace(
+                    "{width: 8, latent_dim: 4}", "{latent_dim: 4}"
+                ),
+                "few 8x8x1 has no classes",
+            ),
+        ):
+            tiny.write_text(text)
+            for command in ("plan", "submit"):
+                code, _, stderr = invoke(command, tiny)
+                assert code == 2
+                assert words in stderr
+
+    def test_the_checkpoint_kept_before_the_last_epochs_is_named(self, invoke: Invoke, tiny: Path) -> None:
+        text = TINY.replace("space: {lr: {choices: [1e-3, 1e-4]}}\n", "").replace(
+            "train: {steps: 12", "train: {epochs: 4"
+        )
+        tiny.write_text(
+            text.replace("digits", "{name: digits, limit: 32}").replace(
+                "latent_dim: 4", "latent_dim: 4, remove_last_epochs: 2"
+            )
+        )
+        assert self.submit(invoke, tiny)[0] == 0
+        files = json.loads(invoke("best", "tiny", "--json")[1])["files"]
+        assert (Path(files["earlier_checkpoint"]).name, Path(files["best_checkpoint"]).name) == (
+            "step_000000008", "step_000000016",
+        )  # fmt: skip
+
     def test_a_folder_that_is_not_there_is_asked_for_before_anything_is_made(
         self, invoke: Invoke, tiny: Path, private_home: Path
     ) -> None:
         tiny.write_text(TINY.replace("dataset: digits", "dataset: {folder: fish, size: 8}"))
-        assert "images not counted yet" in invoke("plan", tiny)[1]
+        plan = json.loads(invoke("plan", tiny, "--json")[1])
+        assert plan["datasets"] == ["fish 8x8x3, images not counted yet"]
+        assert str(tiny.parent / "fish") in plan["missing"][0]
+        assert "not here yet: no folder fish" in invoke("plan", tiny)[1]
         code, _, stderr = self.submit(invoke, tiny)
         assert code == 2
         assert str(tiny.parent / "fish") in stderr

@@ -696,8 +696,24 @@ def test_loading_imports_none_of_the_heavy_libraries() -> None:
     )
 
 
+def test_facts_that_are_found_cannot_be_written() -> None:
+    text = HEAD.replace("mnist", "{folder: fish, size: 8, n_images: 3}")
+    (line,) = lines(text)
+    assert "dataset: n_images is found by looking at the images; remove it" in line
+
+
+def test_claims_that_set_gives_are_read_and_those_of_the_file_are_not_held_against_it() -> None:
+    text = (
+        HEAD
+        + "arms: {a: {}, b: {fixed: {lr: 1e-3}}}\nclaims: [{id: x, says: y, check: 'final(d_acc, arm=b) > 0.5'}]\n"
+    )
+    assert lines(text, "arms={}") == []
+    (line,) = lines(text, "claims=[{id: x, says: y, check: final(d_ac) > 0}]")
+    assert "did you mean d_acc?" in line
+
+
 def test_a_misspelt_arm_in_set_is_no_new_arm() -> None:
-    text = HEAD + "arms: {noise: {}, plain: {}}\n"
+    text = HEAD + "arms: {noise: {fixed: {instance_noise: 0.1}}, plain: {}}\n"
     (line,) = lines(text, "arms.nois.fixed.lr=1e-4")
     assert "arms.nois: unknown arm 'nois'; did you mean noise? known: noise, plain" in line
     assert lines(text, "arms.noise.fixed.lr=1e-4") == lines(text, "arms.third={fixed: {lr: 1e-4}}") == []

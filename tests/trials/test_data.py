@@ -374,16 +374,19 @@ def test_images_are_counted_without_opening_them(tmp_path: Path) -> None:
     (folder / "bad.JPG").touch()
     (folder / "notes.txt").touch()
 
-    def count(**source: str) -> int | None:
+    def count(**source: str) -> tuple[int, int]:
         return count_images(DatasetSource(**source), data_dir=tmp_path)  # type: ignore[arg-type]
 
-    assert count(folder="fish") == 4
-    assert count(folder="nowhere") is None
-    assert count(name="mnist") == 60_000
-    assert count(name="unknown") is None
-    assert count(name="lfwcrop") is None
+    assert count(folder="fish") == (4, 0)
+    assert count(name="mnist") == (60_000, 10)
+    for absent in ({"folder": "nowhere"}, {"name": "lfwcrop"}):
+        with pytest.raises(DatasetError, match="looked at"):
+            count(**absent)
     fill(tmp_path / "lfwcrop64" / "faces", 3)
-    assert count(name="lfwcrop") == 3
+    assert count(name="lfwcrop") == (3, 0)
+    fill(tmp_path / "sorted" / "cat", 3)
+    fill(tmp_path / "sorted" / "dog" / "old", 2)
+    assert count(folder="sorted") == (5, 2)
 
 
 @pytest.mark.parametrize(

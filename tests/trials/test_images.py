@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from trials import images
-from trials.datasets import list_images
+from trials.data import prepare
+from trials.datasets import DatasetSource, left_aside, list_images
 from trials.errors import DatasetError
 from trials.images import FolderContent, fitted, read_folder, read_image, resized, splined, squared
 
@@ -243,6 +244,28 @@ def test_a_folder_without_images_says_what_was_looked_for(tmp_path: Path) -> Non
     (tmp_path / "notes.txt").touch()
     with pytest.raises(DatasetError, match=r"no images in .*looked for \.png, \.jpg"):
         list_images(tmp_path)
+
+
+def test_images_of_kinds_that_are_not_read_are_counted_and_told(tmp_path: Path) -> None:
+    for name in ("a.gif", "b.GIF", "deep/c.tiff", "notes.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    told = [
+        f"{n} of kind {kind}, which is not read: PNG or JPEG is" for n, kind in ((2, ".gif"), (1, ".tiff"))
+    ]
+    assert left_aside(tmp_path) == told
+    with pytest.raises(DatasetError, match=r"no images in .*; 2 of kind \.gif"):
+        list_images(tmp_path)
+    fill(tmp_path, 2)
+    prepared = prepare(
+        DatasetSource(folder=str(tmp_path), size=8), cache_dir=tmp_path / "cache", data_dir=tmp_path
+    )
+    assert (prepared.n_images, list(prepared.skipped)) == (2, told)
+    (tmp_path / "a.gif").unlink()
+    again = prepare(
+        DatasetSource(folder=str(tmp_path), size=8), cache_dir=tmp_path / "cache", data_dir=tmp_path
+    )
+    assert again.skipped[0].startswith("1 of kind .gif")
 
 
 def test_subfolders_are_classes_when_all_images_lie_in_them(tmp_path: Path) -> None:
