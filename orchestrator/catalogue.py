@@ -42,6 +42,7 @@ GROUPS: Mapping[str, Sequence[str]] = {
     "averages and limits": ("ema", "grad_clip", "max_norm", "max_norm_layers"),
     "growing": ("progressive", "train_kimg", "fade_kimg"),
     "augmentation": tuple(name for name in TRAINING if name.startswith("augment")),
+    "arithmetic": ("precision",),
     "early end": ("patience", "remove_last_epochs"),
 }  # fmt: skip
 """The options of every model by subject, in the order they are shown."""

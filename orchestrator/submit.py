@@ -30,10 +30,11 @@ from orchestrator.search import OptunaSearch
 from orchestrator.shipper import Shipper
 from orchestrator.status import load_definition, load_records
 from orchestrator.study import Dataset, StudySpec, of_arm, with_datasets
-from orchestrator.sweep import Backend, Sweep
+from orchestrator.sweep import MATMUL, Backend, Sweep
 from trials.data import PreparedDataset, prepare
 from trials.datasets import DATASETS, DatasetSource
 from trials.errors import DatasetError
+from trials.kernels import probe_matmul
 from trials.reports import State
 
 SHOWN_SKIPPED = 20
@@ -82,7 +83,7 @@ def submit(
             _write_definition(files, study, source)
             search = OptunaSearch(study, files.optuna, load_records(files).arms)
             sweep = Sweep(study, files, search, datasets, granted)
-            facts = provenance(datasets, source)
+            facts = {**provenance(datasets, source), **matmul_kernels(sweep)}
             return _run(sweep, _make_backend(backend, machine.cpus, machine.gpus), facts, console)
     except Timeout:
         raise UsageError(
@@ -275,6 +276,21 @@ def provenance(datasets: Mapping[DatasetSource, PreparedDataset], source: Path) 
             bool(_git(source.absolute().parent, "status", "--porcelain"))
         ).lower()
     return facts
+
+
+def matmul_kernels(sweep: Sweep) -> dict[str, str]:
+    """Which matrix kernels the study's trials use, with the figures of the probe that chose them.
+
+    A study that goes on keeps those it began with: a trial's numbers may not change half-way.
+    """
+    if sweep.slots.gpu or sweep.records.uid:
+        before = sweep.records.provenance
+        return {MATMUL: "default"} | {k: v for k, v in before.items() if k.startswith(MATMUL)}
+    probe = probe_matmul()
+    return {
+        MATMUL: probe.matmul,
+        f"{MATMUL}.probe": f"onednn {probe.speedup:.2f}x as fast as default, relative error {probe.error:.1e}",
+    }
 
 
 def _git(directory: Path, *arguments: str) -> str:

@@ -34,6 +34,9 @@ from trials.data import PreparedDataset
 from trials.datasets import DatasetSource
 from trials.reports import Assignment, Outcome, Report, State
 
+MATMUL = "gan_sweep.matmul"
+"""The fact of a study's provenance that says which matrix kernels its trials use."""
+
 
 class Search(Protocol):
     """Where arms come from."""
@@ -208,6 +211,7 @@ class Sweep:
             checkpoint_every=arms.checkpoint_every(self.study, spec.steps),
             device="cuda" if self.slots.gpu else "cpu",
             threads=self.slots.threads,
+            matmul="onednn" if self.records.provenance.get(MATMUL) == "onednn" else "default",
         )
 
     def _dataset(self, values: Mapping[str, Value]) -> PreparedDataset:

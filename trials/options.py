@@ -65,6 +65,10 @@ TRAINING: Mapping[str, Param] = MappingProxyType(
         "lr_schedule": Param(
             kind=str, default="", doc="stages in the place of lr, as 100:1e-4 300:2e-5..6e-5; stretched to the training"
         ),
+        "precision": Param(
+            kind=str, default="float32", choices=("float32", "tf32", "bf16"),
+            doc="of products in training: bf16 by torch's autocast; tf32 on GPUs that have it, float32 elsewhere",
+        ),
         "batch_size": Param(
             kind=int, default=128, low=2, high=65536, doc="real images of a D step, and as many fakes"
         ),

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import Literal
 
 from trials.spec import TrialSpec
 
@@ -98,7 +99,7 @@ class Assignment:
 
     `directory` belongs to the trial; `images` is the prepared dataset (.npy, uint8, N C H W)
     and `labels` its labels (.npy, uint8, N).
-    `device`: "cpu" or "cuda". `threads`: CPU threads for torch.
+    `device`: "cpu" or "cuda". `threads`: CPU threads for torch. `matmul`: the kernels of kernels.py.
     """
 
     key: str
@@ -110,3 +111,4 @@ class Assignment:
     checkpoint_every: int
     device: str = "cpu"
     threads: int = 1
+    matmul: Literal["default", "onednn"] = "default"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import random
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -49,6 +50,11 @@ class Trainer:
         self._schedule = schedule.parse(self._hyper["lr_schedule"]) if self._hyper["lr_schedule"] else ()
         self._augment = augmentation(spec) if self._hyper["augment"] else None
         self._augment_noise = torch.Generator(images.device)
+        self._precision: Callable[[], contextlib.AbstractContextManager[object]] = (
+            partial(torch.autocast, images.device.type, torch.bfloat16)
+            if self._hyper["precision"] == "bf16"
+            else contextlib.nullcontext
+        )
         self._nets = {
             "g": _Net(self.gan.generator, state.g_optimizer, self._hyper),
             "d": _Net(self.gan.discriminator, state.d_optimizer, self._hyper),
@@ -150,18 +156,20 @@ class Trainer:
 
     def _fakes(self, n: int) -> tuple[Images, Tensor | None]:
         """n generated images, with uniform random labels for a conditional model."""
-        z = self.gan.latent(n, self.state.noise)  # (n, Z)
-        if not self.gan.n_classes:
-            return self.gan.generator(z), None
         noise = self.state.noise
-        labels = torch.randint(self.gan.n_classes, (n,), generator=noise, device=noise.device)
-        return self.gan.generator(z, labels), labels
+        inputs = [self.gan.latent(n, noise)]  # (n, Z)
+        if self.gan.n_classes:
+            inputs.append(torch.randint(self.gan.n_classes, (n,), generator=noise, device=noise.device))
+        with self._precision():
+            made = self.gan.generator(*inputs)
+        return _each(made, Tensor.float), inputs[1] if self.gan.n_classes else None
 
     def _judge(self, images: Images, labels: Tensor | None) -> Tensor:
-        logits: Tensor = (
-            self.gan.discriminator(images) if labels is None else self.gan.discriminator(images, labels)
-        )
-        return logits
+        with self._precision():
+            logits: Tensor = (
+                self.gan.discriminator(images) if labels is None else self.gan.discriminator(images, labels)
+            )
+        return logits.float()
 
     def _real_batch(self, batch: int) -> tuple[Images, Tensor | None]:
         """Real images number `batch` of the training as D sees them, without noise, and their labels."""

@@ -7,6 +7,7 @@ from collections.abc import Generator
 
 import torch
 
+from trials import kernels
 from trials.checkpoints import CheckpointStore
 from trials.data import resident_images, resident_labels
 from trials.errors import DivergedError, FencedError
@@ -54,6 +55,9 @@ class Attempt:
 def _run(assignment: Assignment) -> Generator[Report, bool | None, None]:
     device = torch.device(assignment.device)
     torch.set_num_threads(assignment.threads)
+    kernels.keep_large_blocks()
+    kernels.use_matmul(assignment.matmul)
+    kernels.use_precision(str(assignment.spec.training["precision"]))
     store = CheckpointStore(
         directory=assignment.directory / "checkpoints", key=assignment.key, attempt=assignment.attempt,
         keep_steps=assignment.spec.keep_steps,
