@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, one_hot
 
+from models._batched import Stack, forward
 from models._gan import Gan, ImageShape, Param, Preset
 from models._layers import MinibatchStddev, ReadLabel, Squeeze, UniformLatent, drop
 
@@ -178,6 +179,7 @@ class _Discriminator(nn.Module):
         super().__init__()
         self.grid, self.n_classes, self.all_layers = grid, n_classes, params["d_all_layers"]
         pixels, hidden = size[0] * size[1] // (grid[0] * grid[1]), params["d_hidden"]
+        self.rate = params["dropout"]
         self.from_label = ReadLabel(n_classes, hidden)
         self.from_tile = nn.Linear(pixels, hidden) if params["d_input_proj"] else nn.Identity()
         first = hidden if params["d_input_proj"] else pixels
@@ -211,6 +213,79 @@ class _RealMinusFake(nn.Module):
 
     def forward(self, logits: Tensor) -> Tensor:
         return logits[:, 0] - logits[:, 1]
+
+
+@forward.register(_Generator)
+def _batched_generator(module: _Generator, stack: Stack, z: Tensor, labels: Tensor) -> Tensor:
+    """(K, Z, N), labels (K, N) -> (K, 1, H, W, N)."""
+    start = forward(module.from_latent, stack.of("from_latent"), z)
+    states = [(start, start) for _ in module.layers]
+    classes = one_hot(labels, module.n_classes).to(z.dtype).transpose(1, 2)  # (K, classes, N)
+    weight_tile, weight_label = stack["from_tile_and_label.weight"].split(
+        (module.pixels, module.n_classes), 2
+    )
+    from_label = torch.baddbmm(stack["from_tile_and_label.bias"][:, :, None], weight_label, classes)
+    tile = z.new_zeros(len(z), module.pixels, z.shape[2])
+    raw: list[Tensor] = []
+    for _ in range(module.steps):
+        output = torch.baddbmm(from_label, weight_tile, tile).relu()  # (K, hidden, N)
+        for i in range(len(module.layers)):
+            mine = stack.of(f"layers.{i}")
+            gates = torch.baddbmm((mine["bias_ih"] + mine["bias_hh"])[:, :, None], mine["weight_ih"], output)
+            states[i] = _cell(gates, mine["weight_hh"], *states[i])
+            output = states[i][0]
+        tile = forward(module.to_tile, stack.of("to_tile"), output)
+        raw.append(tile)
+    tiles = normalise_tiles(torch.stack(raw, dim=-1).permute(0, 3, 2, 1))  # (K, T, N, F)
+    (rows, columns), (height, width) = module.grid, module.size
+    k, _, n, _ = tiles.shape
+    cut = tiles.reshape(k, rows, columns, n, height // rows, width // columns)
+    return cut.permute(0, 1, 4, 2, 5, 3).reshape(k, 1, height, width, n)
+
+
+@forward.register(_Discriminator)
+def _batched_discriminator(module: _Discriminator, stack: Stack, images: Tensor, labels: Tensor) -> Tensor:
+    """(K, 1, H, W, N), labels (K, N) -> (K, N)."""
+    k, _, height, width, n = images.shape
+    rows, columns = module.grid
+    classes = one_hot(labels, module.n_classes).to(images.dtype).transpose(1, 2)  # (K, classes, N)
+    start = forward(module.from_label, stack.of("from_label"), classes)  # (K, hidden, N)
+    cut = images.reshape(k, rows, height // rows, columns, width // columns, n)
+    steps = rows * columns
+    output = cut.permute(0, 2, 4, 1, 3, 5).reshape(k, -1, steps * n)  # (K, F, T N)
+    output = forward(module.from_tile, stack.of("from_tile"), output)
+    last: list[Tensor] = []
+    for i in range(len(module.layers)):
+        mine = stack.of(f"layers.{i}")
+        bias = (mine["bias_ih_l0"] + mine["bias_hh_l0"])[:, :, None]
+        gates = torch.baddbmm(bias, mine["weight_ih_l0"], output).view(k, -1, steps, n)  # of all time steps
+        h = c = start
+        made: list[Tensor] = []
+        for step in range(steps):
+            h, c = _cell(gates[:, :, step], mine["weight_hh_l0"], h, c)
+            made.append(h)
+        output = torch.stack(made, dim=2)  # (K, hidden, T, N)
+        if module.rate:
+            # nn.LSTM lays its output out as (T, N, hidden), and dropout draws its mask in that order.
+            mask = stack.of(f"drops.{i}.0").mask((steps, n, output.shape[1]))
+            output = output * mask.permute(0, 3, 1, 2)
+        last.append(output[:, :, -1])
+        output = output.flatten(2)
+    features = torch.cat(last, dim=1) if module.all_layers else last[-1]
+    return forward(module.head, stack.of("head"), features)
+
+
+def _cell(gates: Tensor, recurrent: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+    """One step of an LSTM: what the input adds to the gates (K, 4 hidden, N), and the state before, to the state."""
+    i, f, g, o = torch.baddbmm(gates, recurrent, h).chunk(4, dim=1)
+    c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+    return o.sigmoid() * c.tanh(), c
+
+
+@forward.register(_RealMinusFake)
+def _batched_difference(module: _RealMinusFake, stack: Stack, logits: Tensor) -> Tensor:
+    """(K, 2, N) -> (K, N)."""
+    return logits[:, 0] - logits[:, 1]
 
 
 @torch.no_grad()

@@ -41,19 +41,32 @@ class Meter:
         extras: Mapping[str, Tensor] = MappingProxyType({}),
     ) -> None:
         """Take one step. Logits are (N,); accuracies compare them with hard labels at threshold 0."""
-        self._sum += torch.stack(
-            (
-                d_loss_real,
-                d_loss_fake,
-                g_loss,
-                (real_logits > 0).float().mean(),
-                (fake_logits <= 0).float().mean(),
-                real_logits.sigmoid().mean(),
-                fake_logits.sigmoid().mean(),
-                (g_fake_logits > 0).float().mean(),
-                *(extras[name] for name in self._extras),
-            )
+        self.take(
+            self.measures(d_loss_real, d_loss_fake, g_loss, real_logits, fake_logits, g_fake_logits, extras)
         )
+
+    @torch.no_grad()
+    def measures(
+        self, d_loss_real: Tensor, d_loss_fake: Tensor, g_loss: Tensor, real_logits: Tensor, fake_logits: Tensor,
+        g_fake_logits: Tensor, extras: Mapping[str, Tensor],
+    ) -> Tensor:  # fmt: skip
+        """What is averaged, of one step: (M,), or (K, M) for the logits (K, N) and losses (K,) of a pack."""
+        measured = (
+            d_loss_real,
+            d_loss_fake,
+            g_loss,
+            (real_logits > 0).float().mean(-1),
+            (fake_logits <= 0).float().mean(-1),
+            real_logits.sigmoid().mean(-1),
+            fake_logits.sigmoid().mean(-1),
+            (g_fake_logits > 0).float().mean(-1),
+            *(extras[name] for name in self._extras),
+        )
+        return torch.stack([value.float() for value in measured], dim=-1)
+
+    def take(self, measured: Tensor) -> None:
+        """Take one step's `measures` (M,)."""
+        self._sum += measured
         self._n += 1
 
     def state_dict(self) -> dict[str, Any]:

@@ -21,7 +21,8 @@ from trials.spec import TrialSpec, stream_seed
 class TrainState:
     """Networks, optimisers, step and random state of a trial.
 
-    `averaged`: the generator's running average, or None. `best`, `evaluations_since`: of early stopping.
+    `averaged`: the generator's running average, or None. `dropout`: what dropout draws from when it is not torch's
+    global generator, as in a pack. `best`, `evaluations_since`: of early stopping.
     """
 
     gan: Gan
@@ -30,6 +31,7 @@ class TrainState:
     d_optimizer: Optimizer
     noise: torch.Generator
     meter: Meter
+    dropout: torch.Generator | None = None
     step: int = 0
     train_s: float = 0.0
     best: float = float("inf")
@@ -39,6 +41,13 @@ class TrainState:
     def shown(self) -> nn.Module:
         """The generator that pictures and evaluation use."""
         return self.averaged or self.gan.generator
+
+    def own_dropout(self) -> torch.Generator:
+        """Let the trial have its own generator for dropout, which goes on where torch's global one is."""
+        if self.dropout is None:
+            self.dropout = torch.Generator()
+            self.dropout.set_state(torch.get_rng_state())
+        return self.dropout
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain numbers only, so that it loads with `weights_only=True`."""
@@ -51,7 +60,8 @@ class TrainState:
             "meter": self.meter.state_dict(),
             "device": self.noise.device.type,
             "noise": self.noise.get_state(),
-            "torch_rng": torch.get_rng_state(),  # dropout draws from torch's global generators
+            # Dropout draws from torch's global generators, unless it has its own.
+            "torch_rng": torch.get_rng_state() if self.dropout is None else self.dropout.get_state(),
             "cuda_rng": torch.cuda.get_rng_state() if self.noise.device.type == "cuda" else None,
             "step": self.step,
             "train_s": self.train_s,
@@ -71,7 +81,10 @@ class TrainState:
         self.g_optimizer.load_state_dict(saved["g_optimizer"])
         self.d_optimizer.load_state_dict(saved["d_optimizer"])
         self.meter.load_state_dict(saved["meter"])
-        torch.set_rng_state(saved["torch_rng"].cpu())
+        if self.dropout is None:
+            torch.set_rng_state(saved["torch_rng"].cpu())
+        else:
+            self.dropout.set_state(saved["torch_rng"].cpu())
         if saved["device"] == self.noise.device.type:
             self.noise.set_state(saved["noise"].cpu())
             if saved["cuda_rng"] is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, interpolate
 
+from models import Gan
 from models._losses import fake_term, generator_term, real_term
 from trials import schedule
 from trials.augment import Augment, augment
@@ -26,7 +28,140 @@ from trials.state import TrainState, global_norm
 Images = Tensor | tuple[Tensor, ...]
 
 
-class Trainer:
+class Step(ABC):
+    """What a step is made of, for one trial or for the trials of a pack.
+
+    Logits are (N,) and losses scalars for one trial, (K, N) and (K,) for a pack of K: every mean is over the last axis.
+    `hyper`: the training options, which the trials of a pack share wherever this class reads them.
+    """
+
+    gan: Gan
+    hyper: Mapping[str, Any]
+
+    def step(self) -> None:
+        """One step: `n_critic` updates of D, one of G. Averages are taken by the state's meter."""
+        self._begin()
+        real, labels = self.real_batch(0)
+        for i in range(self.hyper["n_critic"]):
+            if i and self.hyper["real_batch"] == "fresh":
+                real, labels = self.real_batch(i)
+            self.set_rate("d", i)
+            real_logits, fake_logits, real_loss, fake_loss, extras = self._d_step(real, labels)
+        self.set_rate("g", 0)
+        g_logits, g_loss = self._g_step(extras)
+        if self.gan.loss == "wasserstein":
+            extras["w_dist"] = real_logits.mean(-1) - fake_logits.mean(-1)
+        self._end(real_loss, fake_loss, g_loss, real_logits, fake_logits, g_logits, extras)
+
+    def _d_step(
+        self, real: Images, labels: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Tensor]]:
+        """One update of D: logits of real and fake, their two terms, and the scalars logged apart."""
+        hyper, loss = self.hyper, self.gan.loss
+        with torch.no_grad():
+            fake, fake_labels = self._fakes(int(hyper["batch_size"]))
+        real, fake = self._noisy(real), self._noisy(fake)
+        target = self.real_target()
+        extras: dict[str, Tensor] = {}
+        if hyper["d_update"] == "separate":
+            real_logits = self._judge(real, labels)
+            real_loss = real_term(loss, real_logits, target)
+            self._update("d", real_loss + self._drift(real_logits, extras), extras)
+            fake_logits = self._judge(fake, fake_labels)
+            fake_loss = fake_term(loss, fake_logits, self._option("label_fake"))
+            self._update("d", fake_loss, extras)
+            return real_logits, fake_logits, real_loss, fake_loss, extras
+        if hyper["d_update"] == "mixed":
+            real_logits, fake_logits = self._judge_mixed(real, labels, fake, fake_labels)
+        else:
+            real_logits, fake_logits = self._judge(real, labels), self._judge(fake, fake_labels)
+        real_loss = real_term(loss, real_logits, target)
+        fake_loss = fake_term(loss, fake_logits, self._option("label_fake"))
+        weight = 0.5 if hyper["d_reduction"] == "mean" else 1.0
+        total = weight * (real_loss + fake_loss) + self._drift(real_logits, extras)
+        if hyper["gradient_penalty"]:
+            total = total + self._penalty(real, fake, labels, extras)
+        self._update("d", total, extras)
+        return real_logits, fake_logits, real_loss, fake_loss, extras
+
+    def _g_step(self, extras: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """One update of G: logits of its fakes, and its loss."""
+        fake, labels = self._fakes(int(self.hyper["batch_size_g"]))
+        logits = self._judge(self._noisy(fake), labels)
+        loss = generator_term(self.gan.loss, logits, self._option("label_generator"))
+        self._update("g", loss, extras)
+        return logits, loss
+
+    def _drift(self, real_logits: Tensor, extras: dict[str, Tensor]) -> Tensor:
+        """eps * D(x)^2 of real images: a batch mean, or half the sum (Karras et al. 2017, appendix A.1)."""
+        if not self.hyper["drift"]:
+            return real_logits.new_zeros(())
+        squares = real_logits.square()
+        half_sum = self.hyper["drift_reduction"] == "half_sum"
+        extras["drift"] = 0.5 * squares.sum(-1) if half_sum else squares.mean(-1)
+        return extras["drift"] * self._option("drift")
+
+    @abstractmethod
+    def _begin(self) -> None:
+        """Before anything else of a step."""
+
+    @abstractmethod
+    def _end(
+        self, real_loss: Tensor, fake_loss: Tensor, g_loss: Tensor, real_logits: Tensor, fake_logits: Tensor,
+        g_logits: Tensor, extras: dict[str, Tensor],
+    ) -> None:  # fmt: skip
+        """Take the step's figures and count it."""
+
+    @abstractmethod
+    def _option(self, name: str) -> float | Tensor:
+        """A number among the training options; (K,) for a pack."""
+
+    @abstractmethod
+    def real_target(self) -> float | Tensor:
+        """The target of real images in this step."""
+
+    @abstractmethod
+    def real_batch(self, i: int) -> tuple[Images, Tensor | None]:
+        """The step's real batch number `i` as D sees it, without noise, and its labels."""
+
+    @abstractmethod
+    def _fakes(self, n: int) -> tuple[Images, Tensor | None]:
+        """n generated images, with uniform random labels for a conditional model."""
+
+    @abstractmethod
+    def _noisy(self, images: Images) -> Images:
+        """x + s(t) e with e ~ N(0, I), s falling linearly to 0 (Soenderby et al. 2016; Arjovsky and Bottou 2017)."""
+
+    @abstractmethod
+    def _judge(self, images: Images, labels: Tensor | None) -> Tensor:
+        """D's logits."""
+
+    @abstractmethod
+    def _judge_mixed(
+        self, real: Images, labels: Tensor | None, fake: Images, fake_labels: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """D's logits of real and fake images that it sees as one shuffled batch."""
+
+    @abstractmethod
+    def _penalty(
+        self, real: Images, fake: Images, labels: Tensor | None, extras: dict[str, Tensor]
+    ) -> Tensor:
+        """lambda * mean((|grad D(xhat)| - target)^2) (Gulrajani et al. 2017, equation 3).
+
+        xhat = x + a (G(z) - x), one `a` an image; the norm is over C, H, W; with several scales the penalties
+        of the scales are averaged.
+        """
+
+    @abstractmethod
+    def set_rate(self, net: str, i: int) -> None:
+        """Set the learning rate of this step's update number `i` of a network."""
+
+    @abstractmethod
+    def _update(self, net: str, loss: Tensor, extras: dict[str, Tensor]) -> None:
+        """Backward for one network's parameters alone, clip, one optimiser step, project."""
+
+
+class Trainer(Step):
     """Advances a trial's state step by step.
 
     `images`: (n, C, H, W) uint8; `labels`: (n,), read by conditional models alone.
@@ -34,30 +169,28 @@ class Trainer:
 
     def __init__(self, spec: TrialSpec, state: TrainState, images: Tensor, labels: Tensor | None) -> None:
         self.spec, self.state, self.gan = spec, state, state.gan
-        self._hyper: Mapping[str, Any] = spec.training
+        self.hyper = spec.training
         self._images = images
         self._labels = labels if self.gan.n_classes else None
         self._order = DataOrder(
             len(images),
-            int(self._hyper["batch_size"]),
+            int(self.hyper["batch_size"]),
             spec.seed,
             images.device,
-            str(self._hyper["sampling"]),
+            str(self.hyper["sampling"]),
         )
-        self._n_critic = int(self._hyper["n_critic"])
-        self._batches = self._n_critic if self._hyper["real_batch"] == "fresh" else 1
-        self._weight = 0.5 if self._hyper["d_reduction"] == "mean" else 1.0
-        self._schedule = schedule.parse(self._hyper["lr_schedule"]) if self._hyper["lr_schedule"] else ()
-        self._augment = augmentation(spec) if self._hyper["augment"] else None
+        self._batches = int(self.hyper["n_critic"]) if self.hyper["real_batch"] == "fresh" else 1
+        self._schedule = schedule.parse(self.hyper["lr_schedule"]) if self.hyper["lr_schedule"] else ()
+        self._augment = augmentation(spec) if self.hyper["augment"] else None
         self._augment_noise = torch.Generator(images.device)
-        self._precision: Callable[[], contextlib.AbstractContextManager[object]] = (
+        self.precision: Callable[[], contextlib.AbstractContextManager[object]] = (
             partial(torch.autocast, images.device.type, torch.bfloat16)
-            if self._hyper["precision"] == "bf16"
+            if self.hyper["precision"] == "bf16"
             else contextlib.nullcontext
         )
-        self._nets = {
-            "g": _Net(self.gan.generator, state.g_optimizer, self._hyper),
-            "d": _Net(self.gan.discriminator, state.d_optimizer, self._hyper),
+        self.nets = {
+            "g": Net(self.gan.generator, state.g_optimizer, self.hyper),
+            "d": Net(self.gan.discriminator, state.d_optimizer, self.hyper),
         }
         # cuDNN's LSTM has no second derivative.
         self._second_derivatives: Callable[[], contextlib.AbstractContextManager[None]] = lambda: (
@@ -78,101 +211,33 @@ class Trainer:
         """Real images in a step."""
         return self._order.batch_size * self._batches
 
-    def step(self) -> None:
-        """One step: `n_critic` updates of D, one of G. Averages are taken by the state's meter."""
-        state = self.state
-        if self.gan.levels:
-            self._grow(reset=True)
-        real, labels = self._real_batch(state.step * self._batches)
-        for i in range(self._n_critic):
-            if i and self._batches > 1:
-                real, labels = self._real_batch(state.step * self._batches + i)
-            self._set_rate("d", state.step * self._n_critic + i)
-            real_logits, fake_logits, real_loss, fake_loss, extras = self._d_step(real, labels)
-        self._set_rate("g", state.step)
-        g_logits, g_loss = self._g_step(extras)
-        if self.gan.loss == "wasserstein":
-            extras["w_dist"] = real_logits.mean() - fake_logits.mean()
-        state.meter.add(real_loss, fake_loss, g_loss, real_logits, fake_logits, g_logits, extras)
-        state.step += 1
-
     def gradient_norms(self) -> dict[str, Tensor]:
         """Global norms of the last updates' gradients, before clipping."""
-        return {f"grad_norm_{name}": net.gradient_norm() for name, net in self._nets.items()}
+        return {f"grad_norm_{name}": net.gradient_norm() for name, net in self.nets.items()}
 
-    # The two kinds of update
+    def _begin(self) -> None:
+        if self.gan.levels:
+            self._grow(reset=True)
 
-    def _d_step(
-        self, real: Images, labels: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Tensor]]:
-        """One update of D: logits (N,) of real and fake, their two terms, and the scalars logged apart."""
-        hyper, loss, d = self._hyper, self.gan.loss, self._nets["d"]
-        with torch.no_grad():
-            fake, fake_labels = self._fakes(self._order.batch_size)
-        real, fake = self._noisy(real), self._noisy(fake)
-        target = self._real_target()
-        extras: dict[str, Tensor] = {}
-        if hyper["d_update"] == "separate":
-            real_logits = self._judge(real, labels)
-            real_loss = real_term(loss, real_logits, target)
-            d.update(real_loss + self._drift(real_logits, extras), extras, "l2_d")
-            fake_logits = self._judge(fake, fake_labels)
-            fake_loss = fake_term(loss, fake_logits, hyper["label_fake"])
-            d.update(fake_loss, extras, "l2_d")
-            return real_logits, fake_logits, real_loss, fake_loss, extras
-        if hyper["d_update"] == "mixed":
-            both = _join(real, fake)
-            n = self._order.batch_size
-            both_labels = None if labels is None or fake_labels is None else torch.cat((labels, fake_labels))
-            # Shuffled, so that a layer that looks at its neighbours in the batch sees real and fake together.
-            order = torch.randperm(2 * n, generator=self.state.noise, device=self.state.noise.device)
-            logits = self._judge(
-                _each(both, lambda x: x[order]), None if both_labels is None else both_labels[order]
-            )
-            logits = torch.empty_like(logits).index_copy(0, order, logits)
-            real_logits, fake_logits = logits[:n], logits[n:]
-        else:
-            real_logits, fake_logits = self._judge(real, labels), self._judge(fake, fake_labels)
-        real_loss = real_term(loss, real_logits, target)
-        fake_loss = fake_term(loss, fake_logits, hyper["label_fake"])
-        total = self._weight * (real_loss + fake_loss) + self._drift(real_logits, extras)
-        if hyper["gradient_penalty"]:
-            total = total + self._penalty(real, fake, labels, extras)
-        d.update(total, extras, "l2_d")
-        return real_logits, fake_logits, real_loss, fake_loss, extras
+    def _end(
+        self, real_loss: Tensor, fake_loss: Tensor, g_loss: Tensor, real_logits: Tensor, fake_logits: Tensor,
+        g_logits: Tensor, extras: dict[str, Tensor],
+    ) -> None:  # fmt: skip
+        self.state.meter.add(real_loss, fake_loss, g_loss, real_logits, fake_logits, g_logits, extras)
+        self.state.step += 1
 
-    def _g_step(self, extras: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """One update of G: logits (N,) of its fakes, and its loss."""
-        g = self._nets["g"]
-        fake, labels = self._fakes(int(self._hyper["batch_size_g"]))
-        logits = self._judge(self._noisy(fake), labels)
-        loss = generator_term(self.gan.loss, logits, self._hyper["label_generator"])
-        g.update(loss, extras, "l2_g")
-        if self.state.averaged is not None:
-            average_(self.state.averaged, self.gan.generator, self._hyper["ema"])
-        return logits, loss
+    def _option(self, name: str) -> float:
+        return float(self.hyper[name])
 
-    # What the updates are made of
+    def real_target(self) -> float:
+        hyper = self.hyper
+        if not hyper["label_real_sd"]:
+            return float(hyper["label_real"])
+        drawn = random.Random(stream_seed(self.spec.seed, "label", int(self.epoch)))
+        return min(1.0, max(0.0, drawn.gauss(hyper["label_real"], hyper["label_real_sd"])))
 
-    def _fakes(self, n: int) -> tuple[Images, Tensor | None]:
-        """n generated images, with uniform random labels for a conditional model."""
-        noise = self.state.noise
-        inputs = [self.gan.latent(n, noise)]  # (n, Z)
-        if self.gan.n_classes:
-            inputs.append(torch.randint(self.gan.n_classes, (n,), generator=noise, device=noise.device))
-        with self._precision():
-            made = self.gan.generator(*inputs)
-        return _each(made, Tensor.float), inputs[1] if self.gan.n_classes else None
-
-    def _judge(self, images: Images, labels: Tensor | None) -> Tensor:
-        with self._precision():
-            logits: Tensor = (
-                self.gan.discriminator(images) if labels is None else self.gan.discriminator(images, labels)
-            )
-        return logits.float()
-
-    def _real_batch(self, batch: int) -> tuple[Images, Tensor | None]:
-        """Real images number `batch` of the training as D sees them, without noise, and their labels."""
+    def real_batch(self, i: int) -> tuple[Images, Tensor | None]:
+        batch = self.state.step * self._batches + i
         chosen = self._order.batch(batch)
         images = self._images[chosen]
         labels = None if self._labels is None else self._labels[chosen]
@@ -190,42 +255,62 @@ class Trainer:
             x = faded(x, self.gan.levels, *self._level())
         return (pyramid(x, self.gan.scales) if self.gan.scales else x), labels
 
-    def _real_target(self) -> float:
-        hyper = self._hyper
-        if not hyper["label_real_sd"]:
-            return float(hyper["label_real"])
-        drawn = random.Random(stream_seed(self.spec.seed, "label", int(self.epoch)))
-        return min(1.0, max(0.0, drawn.gauss(hyper["label_real"], hyper["label_real_sd"])))
+    def draw_inputs(self, n: int) -> tuple[Tensor, ...]:
+        """What n fakes are made of: z (n, Z) and, for a conditional model, uniform random labels (n,)."""
+        noise = self.state.noise
+        z = self.gan.latent(n, noise)
+        if not self.gan.n_classes:
+            return (z,)
+        return z, torch.randint(self.gan.n_classes, (n,), generator=noise, device=noise.device)
+
+    def _fakes(self, n: int) -> tuple[Images, Tensor | None]:
+        inputs = self.draw_inputs(n)
+        with self.precision():
+            made = self.gan.generator(*inputs)
+        return _each(made, _full), inputs[1] if self.gan.n_classes else None
+
+    def noise_sigma(self) -> float:
+        """s(t) of the instance noise in this step."""
+        progress = self.state.step / (self.hyper["instance_noise_anneal"] * self.spec.steps)
+        return float(self.hyper["instance_noise"] * max(0.0, 1.0 - progress) * self._repeats)
 
     def _noisy(self, images: Images) -> Images:
-        """x + s(t) e with e ~ N(0, I), s falling linearly to 0 (Soenderby et al. 2016; Arjovsky and Bottou 2017)."""
-        hyper = self._hyper
-        if not hyper["instance_noise"]:
+        if not self.hyper["instance_noise"]:
             return images
-        progress = self.state.step / (hyper["instance_noise_anneal"] * self.spec.steps)
-        sigma = hyper["instance_noise"] * max(0.0, 1.0 - progress) * self._repeats
-        noise = self.state.noise
+        sigma, noise = self.noise_sigma(), self.state.noise
         return _each(images, lambda x: x + sigma * torch.randn(x.shape, generator=noise, device=noise.device))
 
-    def _drift(self, real_logits: Tensor, extras: dict[str, Tensor]) -> Tensor:
-        """eps * D(x)^2 of real images: a batch mean, or half the sum (Karras et al. 2017, appendix A.1)."""
-        if not self._hyper["drift"]:
-            return real_logits.new_zeros(())
-        squares = real_logits.square()
-        extras["drift"] = squares.mean() if self._hyper["drift_reduction"] == "mean" else 0.5 * squares.sum()
-        return extras["drift"] * float(self._hyper["drift"])
+    def _judge(self, images: Images, labels: Tensor | None) -> Tensor:
+        with self.precision():
+            logits: Tensor = (
+                self.gan.discriminator(images) if labels is None else self.gan.discriminator(images, labels)
+            )
+        return _full(logits)
+
+    def _judge_mixed(
+        self, real: Images, labels: Tensor | None, fake: Images, fake_labels: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        n = self._order.batch_size
+        both = _join(real, fake)
+        both_labels = None if labels is None or fake_labels is None else torch.cat((labels, fake_labels))
+        # Shuffled, so that a layer that looks at its neighbours in the batch sees real and fake together.
+        order = self.draw_order(2 * n)
+        logits = self._judge(
+            _each(both, lambda x: x[order]), None if both_labels is None else both_labels[order]
+        )
+        logits = torch.empty_like(logits).index_copy(0, order, logits)
+        return logits[:n], logits[n:]
+
+    def draw_order(self, n: int) -> Tensor:
+        """A random order of n images."""
+        return torch.randperm(n, generator=self.state.noise, device=self.state.noise.device)
 
     def _penalty(
         self, real: Images, fake: Images, labels: Tensor | None, extras: dict[str, Tensor]
     ) -> Tensor:
-        """lambda * mean((|grad D(xhat)| - target)^2) (Gulrajani et al. 2017, equation 3).
-
-        xhat = x + a (G(z) - x), one `a` an image; the norm is over C, H, W; with several scales the penalties
-        of the scales are averaged.
-        """
         noise = self.state.noise
         first = real if isinstance(real, Tensor) else real[0]
-        draw = torch.rand if self._hyper["gp_alpha"] == "uniform" else torch.randn
+        draw = torch.rand if self.hyper["gp_alpha"] == "uniform" else torch.randn
         a = draw(len(first), 1, 1, 1, generator=noise, device=noise.device)
         mixed = _zip(real, fake, lambda x, y: (x + a * (y - x)).detach().requires_grad_())
         with self._second_derivatives():
@@ -235,23 +320,34 @@ class Trainer:
         # The small number keeps the root's derivative finite where a gradient is zero.
         norms = torch.stack([(slope.flatten(1).square().sum(1) + 1e-12).sqrt() for slope in slopes])
         norms = norms * self._repeats  # as seen by pixels of the level
-        extras["gp"] = (norms - self._hyper["gp_target"]).square().mean()
+        extras["gp"] = (norms - self.hyper["gp_target"]).square().mean()
         extras["gp_norm"] = norms.mean()
-        return extras["gp"] * float(self._hyper["gradient_penalty"])
+        return extras["gp"] * float(self.hyper["gradient_penalty"])
 
-    def _set_rate(self, net: str, update: int) -> None:
+    def set_rate(self, net: str, i: int) -> None:
         """The schedule's rate for this update; a net whose own rate differs from lr keeps its ratio to it."""
         if not self._schedule:
             return
+        update = self.state.step * (self.hyper["n_critic"] if net == "d" else 1) + i
         stage = schedule.stage_at(self._schedule, self.state.step, self.spec.steps)
         drawn = stream_seed(self.spec.seed, "lr", net, update) / 2**63 if stage.low < stage.high else 0.0
-        rate = stage.rate(drawn) * self._hyper[f"lr_{net}"] / self._hyper["lr"]
-        for group in self._nets[net].optimizer.param_groups:
+        rate = stage.rate(drawn) * self.hyper[f"lr_{net}"] / self.hyper["lr"]
+        for group in self.nets[net].optimizer.param_groups:
             group["lr"] = rate
+
+    def _update(self, net: str, loss: Tensor, extras: dict[str, Tensor]) -> None:
+        self.nets[net].update(loss, extras, f"l2_{net}")
+        if net == "g":
+            self.average()
+
+    def average(self) -> None:
+        """Move the averaged generator, if there is one, after an update of G."""
+        if self.state.averaged is not None:
+            average_(self.state.averaged, self.gan.generator, self.hyper["ema"])
 
     def _level(self, step: int | None = None) -> tuple[int, float]:
         images = (self.state.step if step is None else step) * self.real_images
-        kimg = (1000 * self._hyper["train_kimg"], 1000 * self._hyper["fade_kimg"])
+        kimg = (1000 * self.hyper["train_kimg"], 1000 * self.hyper["fade_kimg"])
         return schedule.growth(len(self.gan.levels), images, *kimg)
 
     @property
@@ -265,11 +361,11 @@ class Trainer:
             if net is not None:
                 net.grow(level, alpha)  # type: ignore[operator]  # what a Gan with levels promises
         if reset and self.state.step and level != self._level(self.state.step - 1)[0]:
-            for trained in self._nets.values():
+            for trained in self.nets.values():
                 trained.optimizer.state.clear()
 
 
-class _Net:
+class Net:
     """One network on its way: its optimiser and what is done to gradients and weights around an update."""
 
     def __init__(self, module: nn.Module, optimizer: torch.optim.Optimizer, hyper: Mapping[str, Any]) -> None:
@@ -286,6 +382,10 @@ class _Net:
             loss = loss + self._l2 * extras[l2_name]
         self.optimizer.zero_grad()
         loss.backward(inputs=self._parameters)
+        self.take_step()
+
+    def take_step(self) -> None:
+        """Clip the gradients, one optimiser step, project the weights."""
         if self._clip:
             self._norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._clip)
         self.optimizer.step()
@@ -391,6 +491,11 @@ def _zip(a: Images, b: Images, combine: Callable[[Tensor, Tensor], Tensor]) -> I
     if isinstance(a, Tensor) and isinstance(b, Tensor):
         return combine(a, b)
     return tuple(combine(x, y) for x, y in zip(a, b, strict=True))
+
+
+def _full(x: Tensor) -> Tensor:
+    """What came out of bfloat16 arithmetic in float32."""
+    return x.float() if x.dtype is torch.bfloat16 else x
 
 
 def _join(real: Images, fake: Images) -> Images:

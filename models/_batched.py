@@ -1,0 +1,189 @@
+"""K networks of one structure as one: every layer's twin on weights that are stacked over the networks.
+
+Axes: K networks, N images of a batch, F features. Images come last: activations are (K, F, N), pictures
+(K, C, H, W, N). So a linear layer is one product of its weights (K, out, in), as they are kept, with its input
+(K, in, N), and gradients come out in the layout of the weights.
+
+`forward` dispatches on the layer's type. A family whose networks are more than a chain of known layers registers the
+twins of its own modules beside them: `@forward.register`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import singledispatch
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import batch_norm
+from torch.nn.utils.parametrize import is_parametrized
+
+from models._layers import MinibatchStddev, PixelNorm, Squeeze
+
+
+class UnbatchableError(TypeError):
+    """A layer has no twin; the message names it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """Weights and buffers (K, ...) of the networks below `prefix`, and what their dropout draws from."""
+
+    tensors: Mapping[str, Tensor]
+    generators: Sequence[torch.Generator]
+    rates: Mapping[str, Sequence[float]]
+    """Dropout rates of every network, by the layer's name."""
+    prefix: str = ""
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.tensors[self.prefix + name]
+
+    def of(self, child: str) -> Stack:
+        """What belongs to a child module."""
+        return Stack(self.tensors, self.generators, self.rates, f"{self.prefix}{child}.")
+
+    def mask(self, shape: Sequence[int]) -> Tensor:
+        """Dropout masks (K, *shape), scaled by 1/(1 - rate), each drawn as the network alone would draw it."""
+        rates = self.rates[self.prefix.removesuffix(".")]
+        kept = [
+            torch.empty(tuple(shape), device=draw.device).bernoulli_(1 - rate, generator=draw).div_(1 - rate)
+            for draw, rate in zip(self.generators, rates, strict=True)
+        ]
+        return torch.stack(kept)
+
+
+@singledispatch
+def forward(module: nn.Module, stack: Stack, *inputs: Tensor) -> Tensor:
+    """The outputs of all networks in training mode, of which `module` is one. Raises UnbatchableError."""
+    raise UnbatchableError(f"{type(module).__name__} has no batched twin")
+
+
+@forward.register(nn.Sequential)
+def _sequential(module: nn.Sequential, stack: Stack, x: Tensor) -> Tensor:
+    for name, layer in module.named_children():
+        x = forward(layer, stack.of(name), x)
+    return x
+
+
+@forward.register(nn.Linear)
+def _linear(module: nn.Linear, stack: Stack, x: Tensor) -> Tensor:
+    return torch.baddbmm(stack["bias"][:, :, None], stack["weight"], x)
+
+
+def _same(module: nn.Module, stack: Stack, x: Tensor) -> Tensor:
+    """Layers that act on every number alone, or on axis 1, which holds the features here too."""
+    out: Tensor = module(x)
+    return out
+
+
+for _type in (nn.ReLU, nn.LeakyReLU, nn.Tanh, nn.Sigmoid, nn.Identity, PixelNorm):
+    forward.register(_type, _same)
+
+
+@forward.register(nn.BatchNorm1d)
+def _batch_norm(module: nn.BatchNorm1d, stack: Stack, x: Tensor) -> Tensor:
+    k, features, n = x.shape
+    assert module.momentum is not None
+    stack["num_batches_tracked"].add_(1)
+    normal = batch_norm(
+        x.reshape(1, k * features, n), stack["running_mean"].view(-1), stack["running_var"].view(-1),
+        stack["weight"].view(-1), stack["bias"].view(-1), True, module.momentum, module.eps,
+    )  # fmt: skip
+    return normal.view(k, features, n)
+
+
+@forward.register(nn.Dropout)
+def _dropout(module: nn.Dropout, stack: Stack, x: Tensor) -> Tensor:
+    if x.dim() != 3:
+        raise UnbatchableError("dropout of feature maps has no batched twin")
+    _, features, n = x.shape
+    return x * stack.mask((n, features)).transpose(1, 2)
+
+
+@forward.register(nn.Flatten)
+def _flatten(module: nn.Flatten, stack: Stack, x: Tensor) -> Tensor:
+    return x.flatten(1, -2)
+
+
+@forward.register(nn.Unflatten)
+def _unflatten(module: nn.Unflatten, stack: Stack, x: Tensor) -> Tensor:
+    k, _, n = x.shape
+    return x.view(k, *module.unflattened_size, n)
+
+
+@forward.register(Squeeze)
+def _squeeze(module: Squeeze, stack: Stack, x: Tensor) -> Tensor:
+    return x.squeeze(1)
+
+
+@forward.register(MinibatchStddev)
+def _minibatch_stddev(module: MinibatchStddev, stack: Stack, x: Tensor) -> Tensor:
+    if module.group:
+        raise UnbatchableError("minibatch_stddev over groups has no batched twin")
+    sd = (x.flatten(1, -2).var(dim=-1, correction=0) + 1e-8).sqrt().mean(dim=1)  # (K,)
+    return torch.cat((x, sd.view(-1, *[1] * (x.dim() - 1)).expand(len(x), 1, *x.shape[2:])), dim=1)
+
+
+class Batched:
+    """K networks of one structure that train as one.
+
+    Their parameters and buffers become views of the stacked ones, and they stay ordinary modules: what one of them
+    does by itself, such as being evaluated, saved or loaded in place, acts on the stacked weights.
+    """
+
+    def __init__(self, networks: Sequence[nn.Module], generators: Sequence[torch.Generator]) -> None:
+        """`generators`: what each network's dropout draws from."""
+        self._first = networks[0]
+        own = [dict(network.named_parameters()) for network in networks]
+        self.names = list(own[0])
+        self.weights = {
+            name: torch.stack([parameters[name].detach() for parameters in own]).requires_grad_()
+            for name in self.names
+        }
+        self.parameters = [[parameters[name] for parameters in own] for name in self.names]
+        buffers = [dict(network.named_buffers()) for network in networks]
+        stacked = {name: torch.stack([mine[name] for mine in buffers]) for name in buffers[0]}
+        with torch.no_grad():
+            for name, of_all in zip(self.names, self.parameters, strict=True):
+                for parameter, view in zip(of_all, self.weights[name].detach().unbind(0), strict=True):
+                    parameter.data = view
+            for name, whole in stacked.items():
+                for mine, view in zip(buffers, whole.unbind(0), strict=True):
+                    mine[name].data = view
+        rates = {
+            name: [_rate(network.get_submodule(name)) for network in networks]
+            for name, layer in self._first.named_modules()
+            if isinstance(layer, nn.Dropout)
+        }
+        self._stack = Stack({**self.weights, **stacked}, list(generators), rates)
+
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        return forward(self._first, self._stack, *inputs)
+
+    def gradients_of(self, loss: Tensor) -> None:
+        """Give every network's parameters their gradients of `loss`, the sum of the networks' own losses."""
+        gradients = torch.autograd.grad(loss, list(self.weights.values()))
+        for of_all, gradient in zip(self.parameters, gradients, strict=True):
+            # The fused optimisers on a CPU take the strides of a gradient to be those of its parameter, unasked.
+            for parameter, mine in zip(of_all, gradient.contiguous().unbind(0), strict=True):
+                parameter.grad = mine
+
+
+def _rate(layer: nn.Module) -> float:
+    assert isinstance(layer, nn.Dropout)
+    return layer.p
+
+
+def layers_without_twin(module: nn.Module) -> Iterator[str]:
+    """The layers that `forward` does not know, by type. What a module with a twin holds is that twin's business."""
+    yield from (
+        f"{type(layer).__bases__[0].__name__} with a computed weight"  # as of spectral norm
+        for layer in module.modules()
+        if is_parametrized(layer)
+    )
+    if forward.dispatch(type(module)) is forward.dispatch(object):
+        yield type(module).__name__
+    elif isinstance(module, nn.Sequential):
+        for child in module:
+            yield from layers_without_twin(child)
