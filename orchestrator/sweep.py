@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from statistics import fmean
 from typing import Protocol
 
@@ -32,7 +32,9 @@ from orchestrator.records import ArmRecord, Records, replay
 from orchestrator.study import StudySpec
 from trials.data import PreparedDataset
 from trials.datasets import DatasetSource
+from trials.packs import fusion_key
 from trials.reports import Assignment, Outcome, Report, State
+from trials.spec import TrialSpec
 
 MATMUL = "gan_sweep.matmul"
 """The fact of a study's provenance that says which matrix kernels its trials use."""
@@ -69,11 +71,15 @@ class Sweep:
         datasets: Mapping[DatasetSource, PreparedDataset],
         slots: Slots,
         *,
+        pack_size: Callable[[TrialSpec], int] = lambda _: 1,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        """`pack_size`: how many trials like this one may be one pack."""
         self.study, self.files, self.slots = study, files, slots
+        self._pack_size, self._adaptive = pack_size, study.search.sampler == "tpe"
         self._search, self._datasets, self._clock = search, datasets, clock
         self._stopping = False
+        self._fusions: dict[str, Hashable] = {}
         self.records: Records = replay(event for event, _ in read(files.journal))
         self._journal = Journal(files.journal)
         self.n_arms = arms.arm_count(study)
@@ -114,16 +120,23 @@ class Sweep:
         self._stopping = True
         self.files.stop.touch()
 
-    def next(self) -> Assignment | None:
-        """The next attempt to start now, or None; then `finished` says whether to ask again."""
+    def next(self) -> list[Assignment]:
+        """The attempts to start now in one worker, a trial or a pack; none: `finished` says whether to ask again."""
         while True:
             match self._decide():
                 case policy.Propose():
                     self._propose()
                 case policy.Start(trial):
-                    return self._start_trial(trial.key)
+                    return [self._start_trial(key) for key in self._companions(trial.key)]
                 case policy.Wait() | policy.Done():
-                    return None
+                    return []
+
+    def heard(self, key: str, attempt: int, said: Report | Outcome) -> None:
+        """Record what an attempt said."""
+        if isinstance(said, Outcome):
+            self.ended(key, attempt, said)
+        else:
+            self.reported(key, attempt, said)
 
     def reported(self, key: str, attempt: int, report: Report) -> None:
         """Record a report. Steps that an earlier attempt reported already are not recorded again."""
@@ -169,7 +182,7 @@ class Sweep:
         return policy.decide(
             self.records,
             n_arms=self.n_arms,
-            adaptive=self.study.search.sampler == "tpe",
+            adaptive=self._adaptive,
             stopping=self._stopping,
         )
 
@@ -189,12 +202,32 @@ class Sweep:
         )
         self._tell(self.records.arms[-1:])  # an arm proposed before may be finished already
 
+    def _companions(self, key: str) -> list[str]:
+        """The trial and those that wait and fit into one pack with it, shared out evenly over the slots."""
+        largest = self._pack_size(self._spec(key))
+        if largest == 1:
+            return [key]
+        fusion = self._fusion(key)
+        waiting = policy.waiting(self.records, adaptive=self._adaptive)
+        fitting = [trial.key for trial in waiting if self._fusion(trial.key) == fusion]
+        running = [t for t in self.records.trials.values() if t.state is State.RUNNING]
+        share = len(fitting) + sum(self._fusion(trial.key) == fusion for trial in running)
+        return fitting[: min(largest, -(-share // self.slots.count))]
+
+    def _fusion(self, key: str) -> Hashable:
+        if key not in self._fusions:
+            self._fusions[key] = fusion_key(self._spec(key))
+        return self._fusions[key]
+
+    def _spec(self, key: str) -> TrialSpec:
+        trial = self.records.trials[key]
+        values = self.records.arms[trial.arm].values
+        return arms.trial_spec(self.study, values, trial.seed, self._dataset(values).digest)
+
     def _start_trial(self, key: str) -> Assignment:
         trial = self.records.trials[key]
         attempt = trial.attempts + 1
-        values = self.records.arms[trial.arm].values
-        dataset = self._dataset(values)
-        spec = arms.trial_spec(self.study, values, trial.seed, dataset.digest)
+        dataset, spec = self._dataset(self.records.arms[trial.arm].values), self._spec(key)
         if spec.key != key:
             raise UsageError(
                 f"trial {trial.name} would not be the one that was begun: its dataset or the defaults of its model "

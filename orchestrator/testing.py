@@ -55,7 +55,7 @@ def tiny_study(**changes: Any) -> StudySpec:
 
 
 def make_sweep(
-    study: StudySpec, root: Path, arms: list[dict[str, Value]], *, slots: int = 2
+    study: StudySpec, root: Path, arms: list[dict[str, Value]], *, slots: int = 2, pack: int = 1
 ) -> tuple[Sweep, ListSearch]:
     """A sweep of `study` in `root`, which may hold an earlier one's journal."""
     files = StudyFiles(root / study.name)
@@ -63,7 +63,8 @@ def make_sweep(
     search = ListSearch(arms)
     wanted = study.dataset.source
     datasets = {wanted: prepare(wanted, cache_dir=root / "datasets", data_dir=root / "data")}
-    return Sweep(study, files, search, datasets, Slots(cpu=1, gpu=0, count=slots)), search
+    granted = Slots(cpu=1, gpu=0, count=slots)
+    return Sweep(study, files, search, datasets, granted, pack_size=lambda _: pack), search
 
 
 def run_sweep(sweep: Sweep, backend: Backend) -> Records:
@@ -83,13 +84,15 @@ class BackendContract(ABC):
     """What every backend does. Each test is a claim of the contract."""
 
     ARMS: ClassVar[list[dict[str, Value]]] = [{"lr": 1e-3}, {"lr": 1e-4}]
+    PACK: ClassVar[int] = 1
+    """How many trials may be one pack."""
 
     @abstractmethod
     def make_backend(self) -> Backend:
         """The backend that is held to the contract; a new one for every call."""
 
     def test_every_arm_runs_every_seed_exactly_once(self, tmp_path: Path) -> None:
-        sweep, search = make_sweep(tiny_study(), tmp_path, self.ARMS)
+        sweep, search = make_sweep(tiny_study(), tmp_path, self.ARMS, pack=self.PACK)
         records = run_sweep(sweep, self.make_backend())
         assert [(t.arm, t.seed, t.state, t.attempts) for t in records.trials.values()] == [
             (arm, seed, State.COMPLETED, 1) for arm in (0, 1) for seed in (0, 1)
@@ -99,7 +102,7 @@ class BackendContract(ABC):
         assert None not in search.told.values()
 
     def test_rows_are_recorded_once_and_in_order(self, tmp_path: Path) -> None:
-        sweep, _ = make_sweep(tiny_study(), tmp_path, self.ARMS)
+        sweep, _ = make_sweep(tiny_study(), tmp_path, self.ARMS, pack=self.PACK)
         for key in run_sweep(sweep, self.make_backend()).trials:
             steps = [step for e in events(tmp_path, TrialReported) if e.key == key for step, _ in e.rows]
             assert steps == [2, 4, 6, 8, 10, 12]
@@ -108,7 +111,7 @@ class BackendContract(ABC):
         study = tiny_study(fixed={"width": 8, "latent_dim": 4, "optimizer": "sgd"}, train={
             "steps": 300, "batch_size": 8, "log_every": 2,
         })  # fmt: skip
-        sweep, search = make_sweep(study, tmp_path, [{"lr": 10.0}, {"lr": 1e-4}])
+        sweep, search = make_sweep(study, tmp_path, [{"lr": 10.0}, {"lr": 1e-4}], pack=self.PACK)
         records = run_sweep(sweep, self.make_backend())
         states = [[t.state for t in arm.trials] for arm in records.arms]
         assert states == [[State.DIVERGED] * 2, [State.COMPLETED] * 2]
@@ -116,7 +119,7 @@ class BackendContract(ABC):
         assert search.told[0] is None
 
     def test_a_trial_that_raises_fails_with_its_reason(self, tmp_path: Path) -> None:
-        sweep, _ = make_sweep(tiny_study(), tmp_path, self.ARMS)
+        sweep, _ = make_sweep(tiny_study(), tmp_path, self.ARMS, pack=self.PACK)
         sweep.start({})
         key = next(iter(_first_trials(sweep)))
         checkpoints = sweep.files.trial(key) / "checkpoints"
@@ -131,9 +134,9 @@ class BackendContract(ABC):
 
     def test_a_stopped_sweep_goes_on_where_it_stopped(self, tmp_path: Path) -> None:
         study = tiny_study(train={"steps": 400, "batch_size": 8, "log_every": 2, "checkpoint_every": 400})
-        whole, _ = make_sweep(study, tmp_path / "whole", self.ARMS)
+        whole, _ = make_sweep(study, tmp_path / "whole", self.ARMS, pack=self.PACK)
         expected = run_sweep(whole, self.make_backend())
-        sweep, _ = make_sweep(study, tmp_path, self.ARMS)
+        sweep, _ = make_sweep(study, tmp_path, self.ARMS, pack=self.PACK)
         _stop_after_first_report(sweep)
         stopped = run_sweep(sweep, self.make_backend())
         assert stopped.state == "stopped"
@@ -141,7 +144,7 @@ class BackendContract(ABC):
         assert begun
         assert {t.state for t in begun} == {State.STOPPED}
 
-        again, search = make_sweep(study, tmp_path, self.ARMS)
+        again, search = make_sweep(study, tmp_path, self.ARMS, pack=self.PACK)
         records = run_sweep(again, self.make_backend())
         assert records.state == "completed"
         assert {t.state for t in records.trials.values()} == {State.COMPLETED}
@@ -152,9 +155,9 @@ class BackendContract(ABC):
         assert sorted(search.told) == [0, 1]
 
     def test_a_finished_sweep_starts_nothing(self, tmp_path: Path) -> None:
-        sweep, _ = make_sweep(tiny_study(), tmp_path, self.ARMS)
+        sweep, _ = make_sweep(tiny_study(), tmp_path, self.ARMS, pack=self.PACK)
         run_sweep(sweep, self.make_backend())
-        again, _ = make_sweep(tiny_study(), tmp_path, self.ARMS)
+        again, _ = make_sweep(tiny_study(), tmp_path, self.ARMS, pack=self.PACK)
         assert again.finished
         run_sweep(again, self.make_backend())
         assert len(events(tmp_path, TrialStarted)) == 4

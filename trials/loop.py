@@ -37,12 +37,42 @@ def train(
     report_every_s: float = 0.5,
     clock: Callable[[], float] = time.monotonic,
 ) -> Generator[Report, bool | None, None]:
+    """`training` that takes its steps by itself: only its reports."""
+    run = training(
+        spec, images, labels, store, directory,
+        checkpoint_every=checkpoint_every, report_every_s=report_every_s, clock=clock,
+    )  # fmt: skip
+    answer = None
+    while True:
+        try:
+            said = run.send(answer)
+        except StopIteration:
+            return
+        answer = None
+        if isinstance(said, Trainer):
+            said.step()
+        else:
+            answer = yield said
+
+
+def training(
+    spec: TrialSpec,
+    images: Tensor,
+    labels: Tensor | None,
+    store: CheckpointStore,
+    directory: Path,
+    *,
+    checkpoint_every: int,
+    report_every_s: float = 0.5,
+    clock: Callable[[], float] = time.monotonic,
+) -> Generator[Report | Trainer, bool | None, None]:
     """Train `spec` on uint8 `images` (n, C, H, W) with `labels` (n,), going on from `store`'s newest checkpoint.
 
-    Yields reports; asking for the next one says that the last is safely recorded, and only then is a
-    checkpoint of its step written: no metric is ever behind a checkpoint and lost. Sending True instead saves
-    a checkpoint at once and ends, so that a stopped trial loses nothing. Pictures go below `directory`.
-    Raises DivergedError when a metric stops being finite and FencedError when a newer attempt took over.
+    Yields its trainer when a step is to be taken, by itself or in a pack, and reports. Asking for what comes after a
+    report says that the report is safely recorded, and only then is a checkpoint of its step written: no metric is
+    ever behind a checkpoint and lost. Sending True after a report saves a checkpoint at once and ends, so that a
+    stopped trial loses nothing; sending True in place of a step asks for a report of what there is. Pictures go below
+    `directory`. Raises DivergedError when a metric stops being finite and FencedError when a newer attempt took over.
     """
     device = images.device
     side = spec.size or images.shape[2]
@@ -61,7 +91,13 @@ def train(
     ended = _out_of_patience(spec, state)
 
     while state.step < spec.steps and not ended:
-        trainer.step()
+        if (yield trainer):
+            state.train_s = seconds_before + clock() - started_at
+            if (yield Report(step=state.step, rows=tuple(rows), notes=tuple(notes))):
+                store.save(state.state_dict(), state.step)
+                return
+            rows, notes, reported_at = [], [], clock()
+            continue
         last = state.step == spec.steps
         draw = state.step in spec.picture_steps
         save = last or state.step % checkpoint_every == 0 or state.step in spec.keep_steps

@@ -49,6 +49,12 @@ class TrainState:
             self.dropout.set_state(torch.get_rng_state())
         return self.dropout
 
+    def give_dropout_back(self) -> None:
+        """Let dropout draw from torch's global generator again, from where the trial's own one is."""
+        if self.dropout is not None:
+            torch.set_rng_state(self.dropout.get_state())
+            self.dropout = None
+
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain numbers only, so that it loads with `weights_only=True`."""
         return {

@@ -1,9 +1,11 @@
-"""Runs an assignment inside a worker process: set-up, the loop, and every error turned into an outcome."""
+"""Runs assignments inside a worker process: set-up, steps, and every error turned into an outcome."""
 
 from __future__ import annotations
 
+import contextlib
 import traceback
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
 
 import torch
 
@@ -11,64 +13,137 @@ from trials import kernels
 from trials.checkpoints import CheckpointStore
 from trials.data import resident_images, resident_labels
 from trials.errors import DivergedError, FencedError
-from trials.loop import train
+from trials.loop import training
+from trials.packs import Pack
 from trials.reports import Assignment, Outcome, Report, State
+from trials.step import Trainer
+
+Said = tuple[str, int, Report | Outcome]
+"""Trial key, attempt, and what it said."""
 
 
-class Attempt:
-    """One attempt at a trial, advanced report by report. A process has one open attempt at a time."""
+@dataclass(slots=True, kw_only=True)
+class _Member:
+    """One attempt. `trainer`: waits for its step; None after a report, until that is recorded, and after the end."""
 
-    def __init__(self, assignment: Assignment) -> None:
-        self._step = 0
-        self._ended: Outcome | None = None
-        self._reports = _run(assignment)
+    assignment: Assignment
+    training: Generator[Report | Trainer, bool | None, None]
+    trainer: Trainer | None = None
+    step: int = 0
+    ended: bool = False
 
-    def advance(self) -> Report | Outcome:
-        """The next report, or the outcome once training has ended. Never raises for the trial's own errors."""
-        if self._ended is None:
-            try:
-                report = next(self._reports)
-            except StopIteration:
-                self._ended = Outcome(state=State.COMPLETED, step=self._step)
-            except Exception as error:
-                self._ended = _outcome(error, self._step)
-            else:
-                self._step = report.step
-                return report
-        return self._ended
+
+class Attempts:
+    """Attempts at one trial, or at several that step together as a pack. A process has one open set at a time."""
+
+    def __init__(self, assignments: Sequence[Assignment]) -> None:
+        """The assignments have one device and, when there are several, one fusion key (packs.py)."""
+        first = assignments[0]
+        torch.set_num_threads(first.threads)
+        kernels.keep_large_blocks()
+        kernels.use_matmul(first.matmul)
+        kernels.use_precision(str(first.spec.training["precision"]))
+        self._members = [_Member(assignment=a, training=_training(a)) for a in assignments]
+        self._stopping = False
+        self._pack: Pack | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether every attempt has said its outcome."""
+        return all(member.ended for member in self._members)
+
+    def advance(self) -> list[Said]:
+        """What the attempts say next, an outcome each in the end; nothing once all have ended.
+
+        Asking says that what was said before is recorded. Never raises for the trials' own errors.
+        """
+        while not self.ended:
+            # Those without a trainer said something the last time, or have not begun.
+            said = [self._hear(member) for member in self._members if not member.ended and not member.trainer]
+            if self._stopping:
+                said += [
+                    self._hear(member) for member in self._members if not member.ended and member.trainer
+                ]
+            if told := [words for words in said if words is not None]:
+                return told
+            if failures := self._step():
+                return failures
+        return []
 
     def stop(self) -> None:
-        """Save a checkpoint of where training stands, and end. Does nothing after the end."""
-        if self._ended is not None:
-            return
-        self._ended = Outcome(state=State.STOPPED, step=self._step, reason="stopped on request")
+        """From now on attempts report what there is, save a checkpoint, and end."""
+        self._stopping = True
+
+    def close(self) -> None:
+        """End at once, with a checkpoint where the last report stands."""
+        for member in self._members:
+            if not member.ended and member.step and not member.trainer:
+                with contextlib.suppress(Exception):
+                    member.training.send(True)
+            member.ended = True
+            member.training.close()
+
+    def _hear(self, member: _Member) -> Said | None:
+        """Let an attempt go on until it says something, or wants a step taken."""
+        in_place_of_a_step, member.trainer = member.trainer is not None, None
+        if self._stopping and not member.step and not in_place_of_a_step:  # it never began
+            return self._end(member, _stopped(member.step))
         try:
-            if self._step:
-                self._reports.send(True)
+            said = member.training.send(True if self._stopping else None)
         except StopIteration:
-            pass
+            completed = Outcome(state=State.COMPLETED, step=member.step)
+            return self._end(member, _stopped(member.step) if self._stopping else completed)
         except Exception as error:
-            self._ended = _outcome(error, self._step)
-        self._reports.close()
+            return self._end(member, _outcome(error, member.step))
+        if isinstance(said, Trainer):
+            member.trainer = said
+            if sum(not other.ended for other in self._members) > 1:
+                said.state.own_dropout()  # before another member seeds torch's global generator
+            return None
+        member.step = said.step
+        return member.assignment.key, member.assignment.attempt, said
+
+    def _end(self, member: _Member, outcome: Outcome) -> Said:
+        member.ended = True
+        member.training.close()
+        return member.assignment.key, member.assignment.attempt, outcome
+
+    def _step(self) -> list[Said]:
+        """One step of every attempt that is not at its end; the outcomes when that fails."""
+        ready = [member for member in self._members if member.trainer]
+        trainers = [member.trainer for member in ready if member.trainer]
+        try:
+            if len(trainers) == 1:
+                self._pack = None
+                trainers[0].state.give_dropout_back()
+                trainers[0].step()
+            elif trainers:
+                if self._pack is None or self._pack.trainers != trainers:
+                    self._pack = Pack(trainers)
+                self._pack.step()
+        except Exception as error:
+            return [self._end(member, _outcome(error, member.step)) for member in ready]
+        for member in ready:
+            member.trainer = None
+        return []
 
 
-def _run(assignment: Assignment) -> Generator[Report, bool | None, None]:
-    device = torch.device(assignment.device)
-    torch.set_num_threads(assignment.threads)
-    kernels.keep_large_blocks()
-    kernels.use_matmul(assignment.matmul)
-    kernels.use_precision(str(assignment.spec.training["precision"]))
+def _training(assignment: Assignment) -> Generator[Report | Trainer, bool | None, None]:
+    device, spec = torch.device(assignment.device), assignment.spec
     store = CheckpointStore(
         directory=assignment.directory / "checkpoints", key=assignment.key, attempt=assignment.attempt,
-        keep_steps=assignment.spec.keep_steps,
+        keep_steps=spec.keep_steps,
     )  # fmt: skip
     store.open()
-    spec = assignment.spec
     images = resident_images(assignment.images, device)[: spec.limit]
     labels = resident_labels(assignment.labels, device)[: spec.limit] if spec.n_classes else None
-    yield from train(
+    yield from training(
         spec, images, labels, store, assignment.directory, checkpoint_every=assignment.checkpoint_every
     )
+
+
+def _stopped(step: int) -> Outcome:
+    return Outcome(state=State.STOPPED, step=step, reason="stopped on request")
 
 
 def _outcome(error: Exception, step: int) -> Outcome:

@@ -63,7 +63,7 @@ from ray.tune.search import Searcher  # noqa: E402
 from orchestrator.errors import UnreachableError  # noqa: E402
 from orchestrator.sweep import Sweep  # noqa: E402
 from trials.reports import Assignment, Outcome, State  # noqa: E402
-from trials.worker import Attempt  # noqa: E402
+from trials.worker import Attempts, Said  # noqa: E402
 
 TEMPORARY = Path("/tmp") if Path("/tmp").is_dir() else Path(tempfile.gettempdir())
 PREFIX = "gan-sweep-"
@@ -79,59 +79,65 @@ def _remove_litter() -> None:
 
 
 class TrialWorker(tune.Trainable):  # type: ignore[misc]
-    """A worker process. Tune hands it one assignment after the other; torch and the data stay loaded."""
+    """A worker process. Tune hands it one trial or pack after the other; torch and the data stay loaded."""
 
     def setup(self, config: dict[str, Any]) -> None:
-        self._begin(config["assignment"])
+        self._begin(config["assignments"])
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        self._attempt.stop()
-        self._begin(new_config["assignment"])
+        self._attempts.close()
+        self._begin(new_config["assignments"])
         return True
 
-    def _begin(self, assignment: Assignment) -> None:
-        self._stop_file = assignment.directory.parent.parent / "stop"
-        self._attempt = Attempt(assignment)
+    def _begin(self, assignments: list[Assignment]) -> None:
+        self._stop_file = assignments[0].directory.parent.parent / "stop"
+        self._attempts = Attempts(assignments)
 
     def step(self) -> dict[str, Any]:
         if self._stop_file.exists():
-            self._attempt.stop()
-        said = self._attempt.advance()
-        return {"said": said, "done": isinstance(said, Outcome)}
+            self._attempts.stop()
+        said = self._attempts.advance()
+        return {"said": said, "done": self._attempts.ended}
 
     def cleanup(self) -> None:
-        self._attempt.stop()
+        self._attempts.close()
 
 
 class _Source(Searcher):  # type: ignore[misc]
-    """Tune asks it for configurations; it hands out the sweep's assignments."""
+    """Tune asks it for configurations; it hands out the sweep's trials and packs, each a trial to Tune."""
 
     def __init__(self, sweep: Sweep) -> None:
         super().__init__()
         self._sweep = sweep
-        self.assignments: dict[str, Assignment] = {}
+        self._open: dict[str, dict[str, Assignment]] = {}
+        """By Tune's trial: the assignments that have not ended, by key."""
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        assignment = self._sweep.next()
-        if assignment is None:
+        assignments = self._sweep.next()
+        if not assignments:
             return Searcher.FINISHED if self._sweep.finished else None
-        self.assignments[trial_id] = assignment
-        return {"assignment": assignment}
+        self._open[trial_id] = {assignment.key: assignment for assignment in assignments}
+        return {"assignments": assignments}
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        assignment = self.assignments.pop(trial_id)
-        said = (result or {}).get("said")
-        if error or not isinstance(said, Outcome):
+        if result and not error:
+            self._hear(trial_id, result["said"])
+        for assignment in self._open.pop(trial_id).values():
             step = self._sweep.records.trials[assignment.key].step
-            said = Outcome(state=State.FAILED, step=step, reason="its worker died", lost=True)
-        self._sweep.ended(assignment.key, assignment.attempt, said)
+            lost = Outcome(state=State.FAILED, step=step, reason="its worker died", lost=True)
+            self._sweep.ended(assignment.key, assignment.attempt, lost)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        assignment = self.assignments[trial_id]
-        if not isinstance(result["said"], Outcome):
-            self._sweep.reported(assignment.key, assignment.attempt, result["said"])
+        if not result["done"]:  # the last one comes with the end
+            self._hear(trial_id, result["said"])
+
+    def _hear(self, trial_id: str, said: list[Said]) -> None:
+        for key, attempt, words in said:
+            self._sweep.heard(key, attempt, words)
+            if isinstance(words, Outcome):
+                del self._open[trial_id][key]
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune pickles its searcher for a restore that we never do; ours holds an open journal

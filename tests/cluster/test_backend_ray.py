@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from orchestrator.journal import TrialEnded, TrialStarted
+from orchestrator.journal import TrialEnded, TrialReported, TrialStarted
 from orchestrator.testing import BackendContract, events, make_sweep, run_sweep, tiny_study
 from trials.reports import State
 
@@ -67,6 +67,30 @@ def test_a_killed_worker_costs_at_most_one_checkpoint_interval(tmp_path: Path) -
     reference, _ = make_sweep(study, tmp_path / "whole", [{}])
     (expected,) = run_sweep(reference, ray_backend()).trials.values()
     assert trial.value("eval/swd") == expected.value("eval/swd")
+
+
+def test_a_killed_worker_costs_every_trial_of_its_pack_at_most_one_checkpoint_interval(
+    tmp_path: Path,
+) -> None:
+    study = tiny_study(
+        seeds=[0, 1, 2],
+        space={},
+        train={"steps": 3000, "batch_size": 8, "log_every": 10, "checkpoint_every": 100},
+    )
+    sweep, _ = make_sweep(study, tmp_path, [{}], slots=1, pack=3)
+    killer = threading.Thread(target=_kill_the_worker_at, args=(sweep, 1000))
+    killer.start()
+    records = run_sweep(sweep, ray_backend())
+    killer.join()
+    assert [(t.state, t.attempts, t.lost) for t in records.trials.values()] == [(State.COMPLETED, 2, 1)] * 3
+    ends = [e for e in events(tmp_path, TrialEnded) if e.attempt == 1]
+    assert len(ends) == 3
+    for trial in records.trials.values():
+        reports = [e for e in events(tmp_path, TrialReported) if e.key == trial.key]
+        reached = max(e.step for e in reports if e.attempt == 1)
+        steps = [step for e in reports for step, _ in e.rows]
+        assert steps == list(range(10, 3001, 10))
+        assert reached >= 1000
 
 
 def test_nothing_is_left_behind(tmp_path: Path) -> None:

@@ -2,10 +2,39 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
+import pytest
+
 from orchestrator.backends.inline import InlineBackend
-from orchestrator.testing import BackendContract
+from orchestrator.testing import BackendContract, make_sweep, run_sweep, tiny_study
+from trials.reports import State
 
 
 class TestInlineBackend(BackendContract):
     def make_backend(self) -> InlineBackend:
         return InlineBackend()
+
+
+class TestPackedInlineBackend(BackendContract):
+    """Packs change nothing of what a backend promises."""
+
+    PACK = 3
+
+    def make_backend(self) -> InlineBackend:
+        return InlineBackend()
+
+
+def test_a_pack_shrinks_as_its_trials_end_and_all_of_them_complete(tmp_path: Path) -> None:
+    """Arms of different lengths: the last trial of the pack goes on alone."""
+    arms: dict[str, Any] = {f"a{n}": {"train": {"steps": n}} for n in (6, 12, 18)}
+    study = tiny_study(arms=arms, space={}, seeds=[0], fixed={"width": 8, "latent_dim": 4, "dropout": 0.5})
+    names: list[dict[str, Any]] = [{"arm": name} for name in arms]
+    values = {}
+    for pack in (1, 3):
+        sweep, _ = make_sweep(study, tmp_path / str(pack), names, slots=1, pack=pack)
+        trials = run_sweep(sweep, InlineBackend()).trials.values()
+        assert [(t.state, t.step) for t in trials] == [(State.COMPLETED, n) for n in (6, 12, 18)]
+        values[pack] = [t.value("final/g_loss") for t in trials]
+    assert values[3] == pytest.approx(values[1], abs=1e-4)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -20,7 +21,7 @@ from orchestrator.sweep import Sweep
 from orchestrator.testing import BackendContract, ListSearch, events, make_sweep, run_sweep, tiny_study
 from trials.data import prepare
 from trials.plots import picture_sheet
-from trials.reports import Outcome, Report, Row, State
+from trials.reports import Assignment, Outcome, Report, Row, State
 
 Begin = Callable[..., tuple[Sweep, ListSearch]]
 
@@ -46,14 +47,18 @@ def report(*steps: int) -> Report:
     return Report(step=steps[-1], rows=rows)
 
 
+def one(sweep: Sweep) -> Assignment:
+    """The next assignment of a sweep without packs."""
+    (assignment,) = sweep.next()
+    return assignment
+
+
 def test_a_step_that_is_reported_again_is_recorded_once(tmp_path: Path, begin: Begin) -> None:
     sweep, _ = begin()
-    first = sweep.next()
-    assert first is not None
+    first = one(sweep)
     sweep.reported(first.key, 1, report(2, 4))
     sweep.ended(first.key, 1, Outcome(state=State.FAILED, step=4, reason="its worker died", lost=True))
-    again = sweep.next()
-    assert again is not None
+    again = one(sweep)
     assert (again.key, again.attempt) == (first.key, 2)
     sweep.reported(first.key, 2, report(4, 6))
     steps = [step for event in events(tmp_path, TrialReported) for step, _ in event.rows]
@@ -62,8 +67,7 @@ def test_a_step_that_is_reported_again_is_recorded_once(tmp_path: Path, begin: B
 
 def test_what_an_older_attempt_says_is_ignored(tmp_path: Path, begin: Begin) -> None:
     sweep, _ = begin()
-    first = sweep.next()
-    assert first is not None
+    first = one(sweep)
     sweep.ended(first.key, 1, Outcome(state=State.FAILED, step=0, reason="its worker died", lost=True))
     sweep.next()
     sweep.reported(first.key, 1, report(8))
@@ -74,7 +78,7 @@ def test_what_an_older_attempt_says_is_ignored(tmp_path: Path, begin: Begin) -> 
 
 def test_an_arm_is_told_when_its_last_seed_ends_with_the_mean_of_all(tmp_path: Path, begin: Begin) -> None:
     sweep, search = begin()
-    arm = [a for a in (sweep.next() for _ in range(4)) if a is not None and a.spec.training["lr"] == 1e-3]
+    arm = [a for a in (one(sweep) for _ in range(4)) if a.spec.training["lr"] == 1e-3]
     assert [a.spec.seed for a in arm] == [0, 1]
     for a, step in zip(arm, (4, 8), strict=True):
         assert search.told == {}
@@ -85,8 +89,7 @@ def test_an_arm_is_told_when_its_last_seed_ends_with_the_mean_of_all(tmp_path: P
 
 def test_an_arm_with_a_diverged_seed_is_told_without_a_value(tmp_path: Path, begin: Begin) -> None:
     sweep, search = begin(seeds=[0])
-    first = sweep.next()
-    assert first is not None
+    first = one(sweep)
     sweep.reported(first.key, 1, report(4))
     sweep.ended(first.key, 1, Outcome(state=State.DIVERGED, step=4, reason="r"))
     assert search.told == {0: None}
@@ -96,8 +99,7 @@ def test_a_trial_that_never_reported_the_objective_failed_and_says_what_it_repor
     tmp_path: Path, begin: Begin
 ) -> None:
     sweep, _ = begin(objective={"metric": "final/g_loss"})
-    first = sweep.next()
-    assert first is not None
+    first = one(sweep)
     sweep.reported(first.key, 1, report(4))
     sweep.ended(first.key, 1, Outcome(state=State.COMPLETED, step=12))
     trial = sweep.records.trials[first.key]
@@ -119,13 +121,11 @@ def test_a_value_that_a_crash_kept_from_the_search_is_told_at_the_next_start(
 def test_stops_by_the_user_do_not_count_as_lost_workers(begin: Begin) -> None:
     sweep, _ = begin()
     for _ in range(3):
-        assignment = sweep.next()
-        assert assignment is not None
+        assignment = one(sweep)
         stopped = Outcome(state=State.STOPPED, step=2)
         sweep.ended(assignment.key, assignment.attempt, stopped)
         sweep.start({})
-    assignment = sweep.next()
-    assert assignment is not None
+    assignment = one(sweep)
     assert assignment.attempt == 4
     sweep.ended(assignment.key, 4, Outcome(state=State.FAILED, step=2, reason="its worker died", lost=True))
     assert sweep.records.trials[assignment.key].state is State.WAITING
@@ -232,3 +232,49 @@ def test_a_grid_that_is_not_square_keeps_its_shape_beside_others(tmp_path: Path)
         ]
     assert max(x for x, _ in black) - min(x for x, _ in black) == pytest.approx(320, abs=2)
     assert max(y for _, y in black) - min(y for _, y in black) == pytest.approx(64, abs=2)
+
+
+def packed(tmp_path: Path, size: int, slots: int, **changes: Any) -> Sweep:
+    sweep, _ = make_sweep(tiny_study(**changes), tmp_path, BackendContract.ARMS, slots=slots, pack=size)
+    sweep.start({})
+    return sweep
+
+
+@pytest.mark.parametrize(
+    ("size", "slots", "sizes"), [(1, 2, [1, 1, 1, 1]), (8, 1, [4]), (8, 2, [2, 2]), (3, 1, [3, 1])]
+)
+def test_packs_are_as_large_as_allowed_and_leave_no_slot_idle(
+    size: int, slots: int, sizes: list[int], tmp_path: Path
+) -> None:
+    sweep = packed(tmp_path, size, slots)
+    started = [sweep.next() for _ in sizes]
+    assert [len(pack) for pack in started] == sizes
+    assert sweep.next() == []
+    assert len({a.key for pack in started for a in pack}) == 4
+    sweep.end()
+
+
+def test_only_trials_of_one_shape_are_packed(tmp_path: Path) -> None:
+    arms: dict[str, dict[str, Any]] = {
+        "narrow": {},
+        "wide": {"fixed": {"width": 16}},
+        "other": {"fixed": {"lr": 1e-2}},
+    }
+    study = tiny_study(arms=arms, space={})
+    sweep, _ = make_sweep(study, tmp_path, [{"arm": name} for name in arms], slots=1, pack=8)
+    sweep.start({})
+    widths = [[a.spec.model_params["width"] for a in sweep.next()] for _ in range(2)]
+    assert widths == [[8] * 4, [16] * 2]
+    sweep.end()
+
+
+def test_of_a_pack_every_trial_ends_by_itself(tmp_path: Path) -> None:
+    sweep = packed(tmp_path, 4, 1)
+    first, second, *others = sweep.next()
+    sweep.heard(first.key, 1, report(4))
+    sweep.heard(first.key, 1, Outcome(state=State.COMPLETED, step=12))
+    sweep.heard(second.key, 1, Outcome(state=State.FAILED, step=0, reason="its worker died", lost=True))
+    assert sweep.records.trials[first.key].state is State.COMPLETED
+    assert [a.key for a in sweep.next()] == [second.key]
+    assert all(sweep.records.trials[a.key].state is State.RUNNING for a in others)
+    sweep.end()
