@@ -292,6 +292,15 @@ class Resources(Block):
     gpu: Annotated[int, Field(ge=0, le=64)] | Annotated[Float, Field(ge=0, le=64)] = 0
 
 
+class Execution(Block):
+    """How trials are run, which changes no result beyond rounding.
+
+    `pack`: how many trials of one shape step together in one worker; "auto" measures what is fastest here.
+    """
+
+    pack: Literal["auto", "off"] | Annotated[int, Field(ge=2, le=64)] = "auto"
+
+
 class Claim(Block):
     """What the source says, and a check on the results in the language of claims.py.
 
@@ -341,6 +350,7 @@ class StudySpec(Block):
     pictures: Pictures = Pictures()
     evaluate: Evaluate = Evaluate()
     resources: Resources = Resources()
+    execution: Execution = Execution()
     claims: list[Claim] = []
     budgets: dict[Literal["short", "smoke"], dict[str, Any]] = {}
 

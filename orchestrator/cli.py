@@ -109,7 +109,7 @@ def submit(
 ) -> None:
     """Run a study to its end, or go on where it stopped."""
     if dry_run:
-        plan(study, budget, set_, data_dir, as_json)
+        plan(study, budget, set_, data_dir, as_json=as_json)
         return
     spec = _load(study, budget, set_)
     from orchestrator.submit import submit as run
@@ -148,13 +148,18 @@ def plan(
     budget: BudgetOption = Budget.full,
     set_: SetOption = None,
     data_dir: DataDirOption = None,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Train a few steps: how long it takes, and what packs gain.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Say what a study would run: arms, seeds, trials, steps, and how many at once."""
     spec = _load(study, budget, set_)
     from orchestrator.plan import look_at_datasets, make_plan, plan_table
 
-    made = make_plan(*look_at_datasets(spec, study, data_dir))
+    looked_at, missing = look_at_datasets(spec, study, data_dir)
+    with err.status("measuring how fast trials step on this machine" if measure else "planning"):
+        made = make_plan(looked_at, missing, measure=measure)
     if as_json:
         _print_json(made.to_json())
     else:

@@ -43,6 +43,7 @@ class NamedArm(TypedDict):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """`arms` are the labels of a grid's arms; a search proposes its own. `problem`: why it cannot run here.
+    `pack`: how trials share workers, in words; `seconds`: of training steps, where they were measured.
     `named`: what each named arm changes, and its steps. `uncounted`: some arm's length is in epochs of a folder
     whose images cannot be counted yet. `missing`: datasets that are not here, with where they were looked for.
     """
@@ -62,21 +63,35 @@ class Plan:
     arms: list[str]
     named: dict[str, NamedArm]
     missing: list[str]
+    pack: list[str]
+    seconds: float | None
     problem: str | None
 
     def to_json(self) -> dict[str, object]:
         return asdict(self)
 
 
-def make_plan(study: StudySpec, missing: Sequence[str] = ()) -> Plan:
-    """The plan of a study on this machine. `missing`: as `look_at_datasets` found it."""
+def make_plan(study: StudySpec, missing: Sequence[str] = (), *, measure: bool = False) -> Plan:
+    """The plan of a study on this machine. `missing`: as `look_at_datasets` found it.
+
+    `measure`: train a few steps to choose packs and to know how long the study takes.
+    """
     machine = this_machine()
     n_arms = arms.arm_count(study)
     points = arms.grid(study) if study.search.sampler == "grid" else []
     lengths = [_length(study, point) for point in points or _first_arms(study)]
     n_trials = n_arms * len(study.seeds)
+    pack, seconds = ["auto: measured at submit"], None
+    if study.execution.pack != "auto":
+        pack = [str(study.execution.pack)]
     try:
-        at_once, problem = slots(study.resources, machine, n_trials).count, None
+        granted = slots(study.resources, machine, n_trials)
+        at_once, problem = granted.count, None
+        if measure:
+            from orchestrator.execution import choose_packs, matmul_of_this_machine
+
+            packing = choose_packs(study, granted, matmul_of_this_machine(), measure_all=True)
+            pack, seconds = list(packing.words), packing.seconds
     except UsageError as error:
         at_once, problem = 0, str(error)
     each = [of_arm(study, name) for name in study.arms] or [study]
@@ -106,6 +121,8 @@ def make_plan(study: StudySpec, missing: Sequence[str] = ()) -> Plan:
             for name in study.arms
         },
         missing=list(missing),
+        pack=pack,
+        seconds=seconds,
         problem=problem,
     )
 
@@ -181,6 +198,11 @@ def plan_table(plan: Plan) -> Group:
         ("at once", f"{plan.at_once} (this machine has {plan.cpus} cores and {plan.gpus} GPUs)"),
     ):
         facts.add_row(name, words)
+    facts.add_row("packs", "\n".join(plan.pack))
+    if plan.seconds is not None:
+        facts.add_row(
+            "time", f"about {_duration(plan.seconds)} of training steps, without pictures and evaluations"
+        )
     parts: list[RenderableType] = [facts]
     if plan.named:
         parts.append(_named_arms(plan))
@@ -210,6 +232,14 @@ def _named_arms(plan: Plan) -> Table:
             *([_steps_words(arm["steps"]) or "not known"] if differ else []),
         )
     return table
+
+
+def _duration(seconds: float) -> str:
+    """`40 s`, `12 min`, `3.4 h` or `5.1 days`."""
+    for unit, length, most in (("s", 1, 100), ("min", 60, 100), ("h", 3600, 100)):
+        if seconds < most * length:
+            return f"{seconds / length:.{0 if unit != 'h' else 1}f} {unit}"
+    return f"{seconds / 86400:.1f} days"
 
 
 def _steps_words(steps: Sequence[int]) -> str:

@@ -21,11 +21,13 @@ from rich.status import Status
 
 from orchestrator import arms, results
 from orchestrator.errors import UnreachableError, UsageError
+from orchestrator.execution import choose_packs
 from orchestrator.home import StudyFiles, data_directory, home
 from orchestrator.leaderboard import Standing, leaderboard
 from orchestrator.loader import refuse_facts
-from orchestrator.machine import slots, this_machine
+from orchestrator.machine import Slots, slots, this_machine
 from orchestrator.progress import Progress
+from orchestrator.records import Records
 from orchestrator.search import OptunaSearch
 from orchestrator.shipper import Shipper
 from orchestrator.status import load_definition, load_records
@@ -81,9 +83,15 @@ def submit(
     try:
         with FileLock(files.lock).acquire(timeout=LOCK_WAIT_S):
             _write_definition(files, study, source)
-            search = OptunaSearch(study, files.optuna, load_records(files).arms)
-            sweep = Sweep(study, files, search, datasets, granted)
-            facts = {**provenance(datasets, source), **matmul_kernels(sweep)}
+            records = load_records(files)
+            matmul = matmul_kernels(records, granted)
+            with console.status("measuring how fast trials step on this machine"):
+                packing = choose_packs(study, granted, "onednn" if matmul[MATMUL] == "onednn" else "default")
+            for words in packing.words:
+                console.print(f"[dim]{words}[/dim]", highlight=False)
+            search = OptunaSearch(study, files.optuna, records.arms)
+            sweep = Sweep(study, files, search, datasets, granted, pack_size=packing.size)
+            facts = {**provenance(datasets, source), **matmul, "gan_sweep.pack": "\n".join(packing.words)}
             return _run(sweep, _make_backend(backend, machine.cpus, machine.gpus), facts, console)
     except Timeout:
         raise UsageError(
@@ -278,14 +286,14 @@ def provenance(datasets: Mapping[DatasetSource, PreparedDataset], source: Path) 
     return facts
 
 
-def matmul_kernels(sweep: Sweep) -> dict[str, str]:
+def matmul_kernels(records: Records, granted: Slots) -> dict[str, str]:
     """Which matrix kernels the study's trials use, with the figures of the probe that chose them.
 
     A study that goes on keeps those it began with: a trial's numbers may not change half-way.
     """
-    if sweep.slots.gpu or sweep.records.uid:
-        before = sweep.records.provenance
-        return {MATMUL: "default"} | {k: v for k, v in before.items() if k.startswith(MATMUL)}
+    if granted.gpu or records.uid:
+        before = {name: words for name, words in records.provenance.items() if name.startswith(MATMUL)}
+        return {MATMUL: "default"} | before
     probe = probe_matmul()
     return {
         MATMUL: probe.matmul,
