@@ -2,6 +2,7 @@
 # make test   build the environment and run the fast tests
 # make check  what CI runs first: formatting, lints, types, fast tests
 # make test-slow   the smoke budget of every shipped study, without Ray
+# make bench  short benchmarks of one trial and of packs
 # make test-ray, test-browser   the tests that need Ray, a browser
 
 PYTHON ?= python3
@@ -9,7 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check lint types test-slow test-ray test-browser env clean
+.PHONY: demo test check lint types test-slow test-ray test-browser env bench clean
 
 demo: $(READY) studies/study.schema.json
 	$(BIN)/gan-sweep submit studies/quickstart.yaml
@@ -40,6 +41,10 @@ $(READY): pyproject.toml constraints.txt
 
 studies/study.schema.json: $(READY) $(wildcard models/*.py trials/*.py orchestrator/*.py)
 	$(BIN)/gan-sweep schema > $@
+
+bench: $(READY)
+	$(BIN)/python benchmarks/single.py --rounds 3 --seconds 1
+	$(BIN)/python benchmarks/pack.py --rounds 2 --seconds 1 --sizes 4,8
 
 clean:
 	rm -rf $(VENV)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 
 import torch
@@ -78,8 +78,10 @@ def calibrate(
     with _Process(spec, matmul):
         alone = _trainers(spec, image_shape, 1)[0]
         reason = alone_because(spec, alone.gan) or ("there is no trial to share with" if most < 2 else "")
-        if reason and not measure_alone:
-            return Calibration(alone_ms=None, packed_ms={}, reason=reason)
+        if not measure_alone:
+            reason = reason or _too_long(spec, image_shape)
+            if reason:
+                return Calibration(alone_ms=None, packed_ms={}, reason=reason)
         alone_ms = _ms(alone.step, 1)
         if alone_ms < SLOW_MS:  # the first step also sets things up
             alone_ms = _ms(alone.step, 1)
@@ -98,6 +100,13 @@ def calibrate(
                 taken[size].append(_ms(pack.step, repeats) / size)
     medians = {size: median(values) for size, values in taken.items()}
     return Calibration(alone_ms=medians.pop(1), packed_ms=medians)
+
+
+def _too_long(spec: TrialSpec, image_shape: tuple[int, int, int]) -> str:
+    """A step with few images tells whether trying packs would take minutes, and gain little."""
+    few = {name: min(8, int(spec.training[name])) for name in ("batch_size", "batch_size_g")}
+    trainer = _trainers(replace(spec, training={**spec.training, **few}), image_shape, 1)[0]
+    return "its steps are too long to gain from packs" if _ms(trainer.step, 1) > SLOW_MS else ""
 
 
 def why_alone(spec: TrialSpec, image_shape: tuple[int, int, int]) -> str:

@@ -319,6 +319,28 @@ class TestSubmit:
                 assert code == 2
                 assert words in stderr
 
+    def test_packs_change_no_result_and_are_recorded(
+        self, invoke: Invoke, tiny: Path, private_home: Path
+    ) -> None:
+        results = {}
+        for pack in ("off", "4"):
+            code, stdout, stderr = self.submit(
+                invoke, tiny, "--json", "--set", f"name=pack_{pack}", "--set", f"execution.pack={pack}"
+            )
+            assert code == 0, stderr
+            board = json.loads(stdout)["leaderboard"]
+            results[pack] = {arm["values"]["lr"]: arm["mean"] for arm in board}
+            started = (
+                (private_home / "studies" / f"pack_{pack}" / "journal.jsonl").read_text().splitlines()[0]
+            )
+            words = json.loads(started)["provenance"]["gan_sweep.pack"]
+            assert words == (
+                "alone, as execution.pack is off"
+                if pack == "off"
+                else "obs_mlp: packs of up to 4, as execution.pack says"
+            )
+        assert results["4"] == pytest.approx(results["off"], abs=1e-4)
+
     def test_the_checkpoint_kept_before_the_last_epochs_is_named(self, invoke: Invoke, tiny: Path) -> None:
         text = TINY.replace("space: {lr: {choices: [1e-3, 1e-4]}}\n", "").replace(
             "train: {steps: 12", "train: {epochs: 4"

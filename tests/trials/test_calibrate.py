@@ -1,0 +1,77 @@
+"""Measuring steps: what is chosen, and that nothing of it stays behind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from tests.trials.helpers import small_spec
+from trials import calibrate as module
+from trials.calibrate import Calibration, calibrate, why_alone
+
+SHAPE = (1, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("packed_ms", "size"),
+    [
+        ({}, 1),
+        ({2: 9.8}, 1),
+        ({2: 11.0, 4: 12.0}, 1),
+        ({2: 9.0}, 2),
+        ({2: 9.0, 4: 8.0, 8: 7.9}, 4),
+        ({2: 9.0, 8: 5.0}, 8),
+    ],
+)
+def test_the_smallest_pack_is_chosen_that_is_nearly_as_fast_as_the_fastest(
+    packed_ms: dict[int, float], size: int
+) -> None:
+    found = Calibration(alone_ms=10.0, packed_ms=packed_ms)
+    assert found.size == size
+    assert found.step_ms == (packed_ms[size] if size > 1 else 10.0)
+
+
+@pytest.mark.parametrize(("most", "sizes"), [(2, [2]), (3, [2]), (4, [2, 4]), (100, [2, 4, 8])])
+def test_packs_are_measured_up_to_the_trials_there_are(most: int, sizes: list[int]) -> None:
+    found = calibrate(small_spec("improved"), SHAPE, "default", most=most)
+    assert list(found.packed_ms) == sizes
+    assert found.alone_ms is not None
+    assert all(ms > 0 for ms in (found.alone_ms, *found.packed_ms.values()))
+    assert f"ms in packs of {sizes[-1]}" in found.words
+
+
+def test_a_slow_trial_is_measured_once_next_to_one_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+
+    def slow(work: Callable[[], object], repeats: int) -> float:
+        calls.append(repeats)
+        return 1000.0
+
+    monkeypatch.setattr(module, "_ms", slow)
+    found = calibrate(small_spec("improved"), SHAPE, "default", most=8)
+    assert (found.alone_ms, found.packed_ms) == (1000.0, {4: 250.0})
+    assert calls == [1, 1, 1]
+
+
+def test_what_cannot_or_need_not_be_packed_says_why() -> None:
+    alone = calibrate(small_spec("improved"), SHAPE, "default", most=1)
+    assert (alone.size, alone.reason) == (1, "there is no trial to share with")
+    assert alone.alone_ms is not None
+    short = calibrate(small_spec("improved"), SHAPE, "default", worth=lambda _: "the study is short")
+    assert short.words.startswith("alone, as the study is short (")
+    conv = calibrate(small_spec("obs_dcgan"), SHAPE, "default", measure_alone=False)
+    assert conv.alone_ms is None
+    assert conv.words == "alone, as _DcganDiscriminator, _DcganGenerator has no batched form"
+    assert why_alone(small_spec("obs_dcgan"), SHAPE) == conv.reason
+    assert why_alone(small_spec("obs_mlp"), SHAPE) == ""
+
+
+def test_measuring_leaves_the_process_as_it_was() -> None:
+    torch.manual_seed(3)
+    before, threads = torch.get_rng_state(), torch.get_num_threads()
+    calibrate(small_spec("obs_mlp", precision="tf32"), SHAPE, "onednn", most=2)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.get_num_threads() == threads
+    assert torch.backends.cuda.matmul.fp32_precision == "ieee"
