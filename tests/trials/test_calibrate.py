@@ -55,6 +55,13 @@ def test_a_slow_trial_is_measured_once_next_to_one_size(monkeypatch: pytest.Monk
     assert calls == [1, 1, 1]
 
 
+def test_long_steps_are_not_measured_unless_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_ms", lambda *_: 1000.0)
+    found = calibrate(small_spec("improved"), SHAPE, "default", measure_alone=False)
+    assert found.words == "alone, as its steps are too long to gain from packs"
+    assert list(calibrate(small_spec("improved"), SHAPE, "default").packed_ms) == [4]
+
+
 def test_what_cannot_or_need_not_be_packed_says_why() -> None:
     alone = calibrate(small_spec("improved"), SHAPE, "default", most=1)
     assert (alone.size, alone.reason) == (1, "there is no trial to share with")
