@@ -45,20 +45,13 @@ def decide(records: Records, *, n_arms: int, adaptive: bool, stopping: bool) -> 
     running = records.count(State.RUNNING)
     if stopping:
         return Wait() if running else Done()
-    next_ones = waiting(records, adaptive=adaptive)
+    first = records.first_waiting(by_arm=adaptive)
     more_arms = len(records.arms) < n_arms
-    if more_arms and (not adaptive or not next_ones):
+    if more_arms and (not adaptive or first is None):
         return Propose()
-    if not next_ones:
+    if first is None:
         return Wait() if running else Done()
-    return Start(next_ones[0])
-
-
-def waiting(records: Records, *, adaptive: bool) -> list[TrialRecord]:
-    """The trials that wait, in the order in which they are to start."""
-    order = {trial.key: i for arm in records.arms for i, trial in enumerate(arm.trials)}
-    found = [trial for trial in records.trials.values() if trial.state is State.WAITING]
-    return sorted(found, key=lambda t: (t.arm, order[t.key]) if adaptive else (order[t.key], t.arm))
+    return Start(first)
 
 
 def state_after(outcome: Outcome, lost_before: int) -> tuple[State, str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import heapq
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -27,6 +29,8 @@ class TrialRecord:
     number: int
     arm: int
     seed: int
+    place: int
+    """Of its seed in the arm."""
     steps: int
     label: str
     name: str
@@ -95,6 +99,12 @@ class Records:
     provenance: Mapping[str, str] = field(default_factory=dict)
     started_ms: int = 0
     updated_ms: int = 0
+    proposals: set[int] = field(default_factory=set)
+    """The proposals that became arms."""
+    _arms_of: dict[str, list[ArmRecord]] = field(default_factory=dict)
+    _counts: Counter[State] = field(default_factory=Counter)
+    _queues: dict[bool, list[tuple[int, int, str]]] = field(default_factory=lambda: {True: [], False: []})
+    """Heaps of the trials that waited at some time, arm by arm (True) and seed by seed."""
 
     def apply(self, event: Event) -> None:
         """Take one event."""
@@ -105,15 +115,15 @@ class Records:
                 self.started_ms = self.started_ms or event.at_ms
                 for trial in self.trials.values():
                     if trial.state in (State.RUNNING, State.STOPPED):  # its driver is gone
-                        trial.state = State.WAITING
+                        self._move(trial, State.WAITING)
             case StudyEnded():
                 self.state = event.state
             case ArmProposed():
                 self._add_arm(event)
             case TrialStarted():
                 trial = self.trials[event.key]
-                trial.state, trial.attempts, trial._started_ms = State.RUNNING, event.attempt, event.at_ms
-                trial.reason = ""
+                self._move(trial, State.RUNNING)
+                trial.attempts, trial._started_ms, trial.reason = event.attempt, event.at_ms, ""
             case TrialReported():
                 trial = self.trials[event.key]
                 # A report with nothing but notes may come from before: an older checkpoint was gone back to.
@@ -125,7 +135,8 @@ class Records:
                         trial.picture = path
             case TrialEnded():
                 trial = self.trials[event.key]
-                trial.state, trial.reason = State(event.state), event.reason
+                self._move(trial, State(event.state))
+                trial.reason = event.reason
                 trial.lost += trial.state is State.WAITING
                 trial.run_s += (event.at_ms - trial._started_ms) / 1000
             case _:
@@ -133,7 +144,7 @@ class Records:
 
     def _add_arm(self, event: ArmProposed) -> None:
         """Add an arm; one that was proposed before shares its trials, which are never run twice."""
-        for key, seed in event.keys.items():
+        for place, (key, seed) in enumerate(event.keys.items()):
             if key not in self.trials:
                 number = len(self.trials)
                 self.trials[key] = TrialRecord(
@@ -141,14 +152,46 @@ class Records:
                     number=number,
                     arm=event.arm,
                     seed=seed,
+                    place=place,
                     steps=event.steps,
                     label=label(event.values),
                     name=f"{number:03d} {short_label(event.values)} seed {seed}",
                 )
+                self._counts[State.WAITING] += 1
+                self._queue(self.trials[key])
         trials = [self.trials[key] for key in event.keys]
-        self.arms.append(
-            ArmRecord(arm=event.arm, proposal=event.proposal, values=event.values, trials=trials)
-        )
+        arm = ArmRecord(arm=event.arm, proposal=event.proposal, values=event.values, trials=trials)
+        self.arms.append(arm)
+        self.proposals.add(event.proposal)
+        for trial in trials:
+            self._arms_of.setdefault(trial.key, []).append(arm)
+
+    def _move(self, trial: TrialRecord, state: State) -> None:
+        self._counts[trial.state] -= 1
+        self._counts[state] += 1
+        trial.state = state
+        if state is State.WAITING:
+            self._queue(trial)
+
+    def _queue(self, trial: TrialRecord) -> None:
+        heapq.heappush(self._queues[True], (trial.arm, trial.place, trial.key))
+        heapq.heappush(self._queues[False], (trial.place, trial.arm, trial.key))
+
+    def first_waiting(self, *, by_arm: bool) -> TrialRecord | None:
+        """The trial to start next: the first seed of the first arm, `by_arm` or seed by seed over all arms."""
+        queue = self._queues[by_arm]
+        while queue and self.trials[queue[0][2]].state is not State.WAITING:
+            heapq.heappop(queue)  # it has been started since
+        return self.trials[queue[0][2]] if queue else None
+
+    def waiting(self, *, by_arm: bool) -> list[TrialRecord]:
+        """All trials that wait, in the order in which they are to start."""
+        found = [trial for trial in self.trials.values() if trial.state is State.WAITING]
+        return sorted(found, key=lambda t: (t.arm, t.place) if by_arm else (t.place, t.arm))
+
+    def arms_of(self, key: str) -> list[ArmRecord]:
+        """The arms that a trial belongs to: several when one is proposed again."""
+        return self._arms_of[key]
 
     def n_trials(self, n_arms: int, n_seeds: int) -> int:
         """How many trials there will be; arms that are proposed twice share theirs."""
@@ -156,7 +199,7 @@ class Records:
 
     def count(self, *states: State) -> int:
         """How many trials are in one of the states."""
-        return sum(trial.state in states for trial in list(self.trials.values()))
+        return sum(self._counts[state] for state in states)
 
 
 def replay(events: Iterable[Event]) -> Records:

@@ -176,7 +176,7 @@ class Sweep:
                 reason=reason, detail=outcome.detail,
             )
         )  # fmt: skip
-        self._tell(arm for arm in self.records.arms if trial in arm.trials)
+        self._tell(self.records.arms_of(key))
 
     def _decide(self) -> policy.Decision:
         return policy.decide(
@@ -187,7 +187,7 @@ class Sweep:
         )
 
     def _propose(self) -> None:
-        proposal, values = self._search.propose({arm.proposal for arm in self.records.arms})
+        proposal, values = self._search.propose(self.records.proposals)
         digest = self._dataset(values).digest
         specs = [arms.trial_spec(self.study, values, seed, digest) for seed in self.study.seeds]
         self._write(
@@ -208,7 +208,7 @@ class Sweep:
         if largest == 1:
             return [key]
         fusion = self._fusion(key)
-        waiting = policy.waiting(self.records, adaptive=self._adaptive)
+        waiting = self.records.waiting(by_arm=self._adaptive)
         fitting = [trial.key for trial in waiting if self._fusion(trial.key) == fusion]
         running = [t for t in self.records.trials.values() if t.state is State.RUNNING]
         share = len(fitting) + sum(self._fusion(trial.key) == fusion for trial in running)
