@@ -6,7 +6,7 @@ One Optuna trial is one arm. The study lies in a journal file beside ours, so Op
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,9 +50,9 @@ class OptunaSearch:
             self._study = self._open(path)
         for arm in arms:
             self._restore(arm)
-        if study.search.sampler == "grid":
-            for values in grid(study)[len(self._study.get_trials(deepcopy=False)) :]:
-                self._study.enqueue_trial(values)
+        # Asked for by a driver that died; this one records what it asks for before it asks again.
+        self._orphans = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        self._points = grid(study) if study.search.sampler == "grid" else []
 
     def _open(self, path: Path) -> optuna.Study:
         return optuna.create_study(
@@ -68,24 +68,31 @@ class OptunaSearch:
         while len(self._study.get_trials(deepcopy=False)) < arm.proposal:
             self._study.add_trial(blank)
         if len(self._study.get_trials(deepcopy=False)) == arm.proposal:
-            self._study.add_trial(
-                optuna.trial.create_trial(
-                    state=TrialState.RUNNING, params=dict(arm.values), distributions=dict(self._space)
-                )
-            )
+            self._study.add_trial(self._running(arm.values))
+
+    def _running(self, values: Mapping[str, Value]) -> optuna.trial.FrozenTrial:
+        return optuna.trial.create_trial(
+            state=TrialState.RUNNING, params=dict(values), distributions=dict(self._space)
+        )
 
     def propose(self, taken: set[int]) -> tuple[int, dict[str, Value]]:
         """The next arm and its number here. `taken`: the numbers whose arms are known already.
 
         An arm that was asked for before a crash but never recorded is handed out again.
         """
-        for orphan in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        while self._orphans:
+            orphan = self._orphans.pop(0)
             if orphan.number not in taken:
-                # A grid's point is fixed before it is asked for; the crash may have come before its values.
-                values = orphan.system_attrs.get("fixed_params", orphan.params)
-                if values.keys() == self._space.keys():
-                    return orphan.number, dict(values)
+                if self._points:  # a number stands for its point
+                    return orphan.number, dict(self._points[orphan.number])
+                if orphan.params.keys() == self._space.keys():
+                    return orphan.number, dict(orphan.params)
                 self._study.tell(orphan.number, state=TrialState.FAIL)
+        if self._points:
+            # Added as running, in order: Optuna's queue is searched from its beginning for every arm.
+            number = len(self._study.get_trials(deepcopy=False))
+            self._study.add_trial(self._running(self._points[number]))
+            return number, dict(self._points[number])
         # A sampler that is built anew after a restart would repeat its first proposals: seed it by the arm.
         seed = stream_seed(self._spec.search.seed, "arm", len(self._study.get_trials(deepcopy=False))) % 2**32
         self._study.sampler = (
