@@ -50,8 +50,10 @@ class OptunaSearch:
             self._study = self._open(path)
         for arm in arms:
             self._restore(arm)
+        there = self._study.get_trials(deepcopy=False)
+        self._n, self._finished = len(there), {trial.number for trial in there if trial.state.is_finished()}
         # Asked for by a driver that died; this one records what it asks for before it asks again.
-        self._orphans = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        self._orphans = [trial for trial in there if trial.state is TrialState.RUNNING]
         self._points = grid(study) if study.search.sampler == "grid" else []
 
     def _open(self, path: Path) -> optuna.Study:
@@ -87,26 +89,28 @@ class OptunaSearch:
                     return orphan.number, dict(self._points[orphan.number])
                 if orphan.params.keys() == self._space.keys():
                     return orphan.number, dict(orphan.params)
-                self._study.tell(orphan.number, state=TrialState.FAIL)
+                self.tell(orphan.number, None)
         if self._points:
             # Added as running, in order: Optuna's queue is searched from its beginning for every arm.
-            number = len(self._study.get_trials(deepcopy=False))
-            self._study.add_trial(self._running(self._points[number]))
-            return number, dict(self._points[number])
+            self._study.add_trial(self._running(self._points[self._n]))
+            self._n += 1
+            return self._n - 1, dict(self._points[self._n - 1])
         # A sampler that is built anew after a restart would repeat its first proposals: seed it by the arm.
-        seed = stream_seed(self._spec.search.seed, "arm", len(self._study.get_trials(deepcopy=False))) % 2**32
+        seed = stream_seed(self._spec.search.seed, "arm", self._n) % 2**32
         self._study.sampler = (
             optuna.samplers.TPESampler(seed=seed)
             if self._spec.search.sampler == "tpe"
             else optuna.samplers.RandomSampler(seed=seed)
         )
         trial = self._study.ask(self._space)
+        self._n += 1
         return trial.number, dict(trial.params)
 
     def tell(self, proposal: int, value: float | None) -> None:
         """The arm's value, or None when it has none (a seed diverged or failed). Telling twice is harmless."""
-        if self._study.get_trials(deepcopy=False)[proposal].state.is_finished():
+        if proposal in self._finished:
             return
+        self._finished.add(proposal)
         if value is None:
             self._study.tell(proposal, state=TrialState.FAIL)
         else:
