@@ -20,6 +20,8 @@ from trials.spec import TrialSpec
 
 WORTH_MEASURING_S = 60.0
 """A study that takes less on this machine is not measured: it would end hardly sooner."""
+MOST_LOOKED_AT = 2000
+"""Arms of a grid whose shapes are looked at; of more, every n-th."""
 MOST_MEASURED = 4
 """Shapes of trials that are measured, those of most trials first; the others run alone."""
 
@@ -92,14 +94,15 @@ def _shapes(study: StudySpec) -> dict[Hashable, tuple[TrialSpec, tuple[int, int,
         arms.grid(study) if grid else [_first_point(study, n) for n in study.arms or [""]]
     )
     found, counts = dict[Hashable, tuple[TrialSpec, tuple[int, int, int]]](), Counter[Hashable]()
-    for point in points:
+    stride = 1 + len(points) // MOST_LOOKED_AT
+    for point in points[::stride]:
         mine = arms.resolved(study, point)
         if n_images(mine) is None:
             continue
         spec = arms.trial_spec(study, point, study.seeds[0], "")
         key = fusion_key(spec)
         found.setdefault(key, (spec, mine.dataset.source.image_shape))
-        counts[key] += len(study.seeds) * (1 if grid else -(-(study.search.trials or 1) // len(points)))
+        counts[key] += len(study.seeds) * (stride if grid else -(-(study.search.trials or 1) // len(points)))
     return {key: (*found[key], n) for key, n in counts.most_common()}
 
 

@@ -85,13 +85,11 @@ def submit(
             _write_definition(files, study, source)
             records = load_records(files)
             matmul = matmul_kernels(records, granted)
-            with console.status("measuring how fast trials step on this machine"):
-                packing = choose_packs(study, granted, "onednn" if matmul[MATMUL] == "onednn" else "default")
-            for words in packing.words:
-                console.print(f"[dim]{words}[/dim]", highlight=False)
             search = OptunaSearch(study, files.optuna, records.arms)
-            sweep = Sweep(study, files, search, datasets, granted, pack_size=packing.size)
-            facts = {**provenance(datasets, source), **matmul, "gan_sweep.pack": "\n".join(packing.words)}
+            sweep = Sweep(study, files, search, datasets, granted)
+            facts = {**provenance(datasets, source), **matmul}
+            if not sweep.finished:
+                facts["gan_sweep.pack"] = _pack(sweep, matmul[MATMUL], console)
             return _run(sweep, _make_backend(backend, machine.cpus, machine.gpus), facts, console)
     except Timeout:
         raise UsageError(
@@ -131,6 +129,17 @@ def _run(sweep: Sweep, backend: Backend, facts: dict[str, str], console: Console
         pending_reason=shipper.error,
         interrupted=bool(interrupted),
     )
+
+
+def _pack(sweep: Sweep, matmul: str, console: Console) -> str:
+    """Let the sweep make packs where they are worth it; how that was chosen, a line a kind of trial."""
+    with console.status("measuring how fast trials step on this machine"):
+        packing = choose_packs(sweep.study, sweep.slots, "onednn" if matmul == "onednn" else "default")
+    sweep.pack_size = packing.size
+    if any(size > 1 for size in packing.sizes.values()):
+        for words in packing.words:
+            console.print(f"[dim]{words}[/dim]", highlight=False)
+    return "\n".join(packing.words)
 
 
 def _say_where_it_stands(sweep: Sweep, console: Console) -> None:

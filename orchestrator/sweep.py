@@ -71,12 +71,12 @@ class Sweep:
         datasets: Mapping[DatasetSource, PreparedDataset],
         slots: Slots,
         *,
-        pack_size: Callable[[TrialSpec], int] = lambda _: 1,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`pack_size`: how many trials like this one may be one pack."""
         self.study, self.files, self.slots = study, files, slots
-        self._pack_size, self._adaptive = pack_size, study.search.sampler == "tpe"
+        self.pack_size: Callable[[TrialSpec], int] = lambda _: 1
+        """How many trials like this one may be one pack."""
+        self._adaptive = study.search.sampler == "tpe"
         self._search, self._datasets, self._clock = search, datasets, clock
         self._stopping = False
         self._fusions: dict[str, Hashable] = {}
@@ -204,7 +204,7 @@ class Sweep:
 
     def _companions(self, key: str) -> list[str]:
         """The trial and those that wait and fit into one pack with it, shared out evenly over the slots."""
-        largest = self._pack_size(self._spec(key))
+        largest = self.pack_size(self._spec(key))
         if largest == 1:
             return [key]
         fusion = self._fusion(key)

@@ -64,7 +64,9 @@ def make_sweep(
     wanted = study.dataset.source
     datasets = {wanted: prepare(wanted, cache_dir=root / "datasets", data_dir=root / "data")}
     granted = Slots(cpu=1, gpu=0, count=slots)
-    return Sweep(study, files, search, datasets, granted, pack_size=lambda _: pack), search
+    sweep = Sweep(study, files, search, datasets, granted)
+    sweep.pack_size = lambda _: pack
+    return sweep, search
 
 
 def run_sweep(sweep: Sweep, backend: Backend) -> Records:

@@ -28,11 +28,11 @@ SWITCHES = ("l2", "drift", "instance_noise")
 def alone_because(spec: TrialSpec, gan: Gan) -> str | None:
     """Why a trial cannot be one of a pack, or None."""
     if spec.training["gradient_penalty"]:
-        return "a gradient penalty has no batched form"
+        return "there is no batched form of a gradient penalty"
     if gan.levels or gan.scales:
-        return "images of several scales have no batched form"
+        return "there is no batched form of images of several scales"
     layers = {*layers_without_twin(gan.generator), *layers_without_twin(gan.discriminator)}
-    return f"{', '.join(sorted(layers))} has no batched form" if layers else None
+    return f"there is no batched form of {', '.join(sorted(layers))}" if layers else None
 
 
 def fusion_key(spec: TrialSpec) -> Hashable:

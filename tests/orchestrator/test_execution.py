@@ -62,8 +62,8 @@ def test_a_number_is_taken_at_its_word_but_for_what_has_no_batched_form() -> Non
     assert [size_of(packing, study, arm=name) for name in arms] == [6, 1, 1]
     assert packing.words == (
         "obs_mlp: packs of up to 6, as execution.pack says",
-        "obs_dcgan: alone, as _DcganDiscriminator, _DcganGenerator has no batched form",
-        "obs_mlp: alone, as Linear with a computed weight has no batched form",
+        "obs_dcgan: alone, as there is no batched form of _DcganDiscriminator, _DcganGenerator",
+        "obs_mlp: alone, as there is no batched form of Linear with a computed weight",
     )
 
 

@@ -70,7 +70,7 @@ def test_what_cannot_or_need_not_be_packed_says_why() -> None:
     assert short.words.startswith("alone, as the study is short (")
     conv = calibrate(small_spec("obs_dcgan"), SHAPE, "default", measure_alone=False)
     assert conv.alone_ms is None
-    assert conv.words == "alone, as _DcganDiscriminator, _DcganGenerator has no batched form"
+    assert conv.words == "alone, as there is no batched form of _DcganDiscriminator, _DcganGenerator"
     assert why_alone(small_spec("obs_dcgan"), SHAPE) == conv.reason
     assert why_alone(small_spec("obs_mlp"), SHAPE) == ""
 
