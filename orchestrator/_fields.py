@@ -292,13 +292,22 @@ class Resources(Block):
     gpu: Annotated[int, Field(ge=0, le=64)] | Annotated[Float, Field(ge=0, le=64)] = 0
 
 
+def _pack_form(value: object) -> object:
+    is_size = isinstance(value, int) and not isinstance(value, bool) and 2 <= value <= 64
+    if value in ("auto", "off") or is_size:
+        return value
+    raise ValueError(f"must be auto, off, or a number of trials from 2 to 64 (got {str(value)[:80]!r})")
+
+
 class Execution(Block):
     """How trials are run, which changes no result beyond rounding.
 
     `pack`: how many trials of one shape step together in one worker; "auto" measures what is fastest here.
     """
 
-    pack: Literal["auto", "off"] | Annotated[int, Field(ge=2, le=64)] = "auto"
+    pack: Annotated[
+        Literal["auto", "off"] | Annotated[int, Field(ge=2, le=64)], BeforeValidator(_pack_form)
+    ] = "auto"
 
 
 class Claim(Block):

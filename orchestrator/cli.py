@@ -366,7 +366,9 @@ def _leaderboard_table(standings: Sequence[Standing], objective: Objective) -> T
         seeds = f"{s.completed}/{s.seeds}" + "".join(f", {state} {n}" for state, n in s.losses.items())
         finals = [_loss(s.finals.get(name)) for name in shown]
         table.add_row("" if s.mean is None else str(rank), s.arm.label, mean, seeds, *finals)
-    floors = [s.finals["eval/swd_floor"] for s in standings if "eval/swd_floor" in s.finals]
+    floors = sorted(
+        {f"{s.finals['eval/swd_floor']:.4g}" for s in standings if "eval/swd_floor" in s.finals}, key=float
+    )
     spread = any(s.sd is not None for s in standings)
     caption = "± is the standard deviation over seeds; " if spread else ""
     caption += f"{', '.join(shown.values())}: last 10 % of training"
@@ -374,7 +376,8 @@ def _leaderboard_table(standings: Sequence[Standing], objective: Objective) -> T
     if len(lengths) > 1:
         caption += f"; arms trained for {lengths[0]:,} to {lengths[-1]:,} steps"
     if floors and objective.metric == "eval/swd":
-        caption += f"; real against held-out real images: {floors[0]:.4g}"
+        between = " to ".join(dict.fromkeys((floors[0], floors[-1])))  # arms may have data of their own
+        caption += f"; real against held-out real images: {between}"
     table.caption, table.caption_justify = caption, "left"
     return table
 

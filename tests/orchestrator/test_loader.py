@@ -696,6 +696,13 @@ def test_loading_imports_none_of_the_heavy_libraries() -> None:
     )
 
 
+@pytest.mark.parametrize("pack", ["1", "65", "fast", "true", "2.0", "[2]"])
+def test_a_pack_is_auto_off_or_a_number(pack: str) -> None:
+    (line,) = lines(HEAD + f"execution: {{pack: {pack}}}\n")
+    assert "execution.pack: must be auto, off, or a number of trials from 2 to 64" in line
+    assert lines(HEAD + "execution: {pack: 8}\n") == []
+
+
 def test_facts_that_are_found_cannot_be_written() -> None:
     text = HEAD.replace("mnist", "{folder: fish, size: 8, n_images: 3}")
     (line,) = lines(text)
