@@ -44,6 +44,8 @@ def probe_matmul() -> Probe:
     on AMD processors beats MKL, which takes a slower path there; with them it would round to bfloat16: hence the
     check.
     """
+    if not torch.backends.mkldnn.is_available():
+        return Probe(matmul="default", speedup=1.0, error=0.0)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     draw = torch.Generator().manual_seed(0)
@@ -76,7 +78,9 @@ def _seconds(work: Callable[[], object]) -> float:
 
 
 def use_matmul(matmul: Matmul) -> None:
-    """Multiply float32 matrices on the CPU so from now on."""
+    """Multiply float32 matrices on the CPU so from now on; a torch without oneDNN has its default alone."""
+    if not torch.backends.mkldnn.is_available():
+        return
     _BACKENDS.mkldnn.matmul.fp32_precision = "bf16" if matmul == "onednn" else "none"
 
 

@@ -33,6 +33,13 @@ def test_the_probe_chooses_what_it_measured_and_leaves_the_default() -> None:
     assert torch.get_num_threads() == threads
 
 
+def test_without_onednn_there_is_the_default_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    assert probe_matmul().matmul == "default"
+    use_matmul("onednn")
+    assert MKLDNN.matmul.fp32_precision == "none"
+
+
 @pytest.mark.parametrize(
     ("default_s", "onednn_s", "rounding", "chosen"),
     [
