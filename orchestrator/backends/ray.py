@@ -149,6 +149,8 @@ class _Source(Searcher):  # type: ignore[misc]
 class RayBackend:
     """Runs trials on an embedded Ray that lives as long as the sweep."""
 
+    worker: type[TrialWorker] = TrialWorker
+
     def __init__(self, *, cpus: int, gpus: int) -> None:
         self._cpus, self._gpus = cpus, gpus
 
@@ -201,7 +203,7 @@ class RayBackend:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="ray")
             tune.Tuner(
-                tune.with_resources(TrialWorker, {"cpu": slots.cpu, "gpu": slots.gpu}),
+                tune.with_resources(self.worker, {"cpu": slots.cpu, "gpu": slots.gpu}),
                 tune_config=tune.TuneConfig(
                     search_alg=_Source(sweep),
                     num_samples=-1,
