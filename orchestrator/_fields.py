@@ -26,7 +26,7 @@ from pydantic import (
 
 from models import Value
 from trials.datasets import DatasetSource
-from trials.schedule import DRAWS
+from trials.schedule import DRAWS, MAX_RATE
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
 NAME_RULE = "must be 1 to 63 of the characters A-Z a-z 0-9 . _ - and start with a letter or digit"
@@ -209,10 +209,14 @@ def _schedule_text(stages: list[object]) -> str:
     return " ".join(words)
 
 
+STAGE_KEYS = ("epochs", "lr", "lr_random", "dist")
+
+
 def _stage_problem(stage: dict[object, object]) -> str | None:
     """What makes this no stage of a schedule; the rates themselves are judged in the schedule's text."""
-    if extra := stage.keys() - {"epochs", "lr", "lr_random", "dist"}:
-        return f"unknown key {sorted(map(str, extra))[0]!r}"
+    if extra := stage.keys() - set(STAGE_KEYS):
+        key = sorted(map(str, extra))[0]
+        return "; ".join(filter(None, (f"unknown key {key[:80]!r}", nearest(key, STAGE_KEYS))))
     if "epochs" not in stage or ("lr" in stage) == ("lr_random" in stage):
         return "needs epochs, and one of lr and lr_random"
     if "dist" in stage and "lr" in stage:
@@ -232,6 +236,10 @@ def _stage_problem(stage: dict[object, object]) -> str | None:
             return f"{name} must be numeric (got {str(value)[:80]!r})"
     if cast(float, stage["epochs"]) <= 0:
         return f"epochs must be > 0 (got {stage['epochs']})"
+    low, high = drawn if "lr_random" in stage else (stage["lr"], stage["lr"])
+    if not 0 < cast(float, low) <= cast(float, high) <= MAX_RATE:
+        got = f"{low} and {high}" if "lr_random" in stage else f"{low}"
+        return f"rates must be > 0 and <= {MAX_RATE:g}, the lower one first (got {got})"
     return None
 
 

@@ -243,12 +243,8 @@ def describe(name: str, image: str | None = None, settings: Sequence[str] = ()) 
     )
 
 
-_PLACES = {"mnist": "DIR/MNIST/raw", "fashion_mnist": "DIR/FashionMNIST/raw"}
-"""Where torchvision keeps what it downloads."""
-
-
 def _files(info: DatasetInfo) -> str:
-    return "" if info.ships else _PLACES.get(info.name) or f"DIR/{(info.folders or (info.name,))[0]}"
+    return "" if info.ships else f"DIR/{info.downloaded or info.folders[0]}"
 
 
 def dataset_rows() -> list[Cells]:

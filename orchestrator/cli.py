@@ -361,23 +361,31 @@ def _leaderboard_table(standings: Sequence[Standing], objective: Objective) -> T
         shown = {"final/g_loss": "G loss", "final/d_loss_mean": "D loss", "final/w_dist": "W dist"}
     for title in shown.values():
         table.add_column(title, justify="right")
+    floors = [s.finals.get("eval/swd_floor") for s in standings]
+    several = (
+        len({f"{floor:.4g}" for floor in floors if floor is not None}) > 1
+    )  # arms have images of their own
+    if several:
+        table.add_column("floor", justify="right")
     for rank, s in enumerate(standings, 1):
         mean = "-" if s.mean is None else f"{s.mean:.4g}" + ("" if s.sd is None else f" ± {s.sd:.2g}")
         seeds = f"{s.completed}/{s.seeds}" + "".join(f", {state} {n}" for state, n in s.losses.items())
         finals = [_loss(s.finals.get(name)) for name in shown]
+        finals += [_cell(floors[rank - 1])] if several else []
         table.add_row("" if s.mean is None else str(rank), s.arm.label, mean, seeds, *finals)
-    floors = sorted(
-        {f"{s.finals['eval/swd_floor']:.4g}" for s in standings if "eval/swd_floor" in s.finals}, key=float
-    )
     spread = any(s.sd is not None for s in standings)
     caption = "± is the standard deviation over seeds; " if spread else ""
     caption += f"{', '.join(shown.values())}: last 10 % of training"
     lengths = sorted({trial.steps for s in standings for trial in s.arm.trials if trial.steps})
     if len(lengths) > 1:
         caption += f"; arms trained for {lengths[0]:,} to {lengths[-1]:,} steps"
-    if floors and objective.metric == "eval/swd":
-        between = " to ".join(dict.fromkeys((floors[0], floors[-1])))  # arms may have data of their own
-        caption += f"; real against held-out real images: {between}"
+    if objective.metric == "eval/swd" and several:
+        caption += (
+            "; floor: real against held-out real images. Arms are judged on different images here: their distances do "
+            "not compare, nor do their ranks"
+        )
+    elif objective.metric == "eval/swd" and floors and floors[0] is not None:
+        caption += f"; real against held-out real images: {floors[0]:.4g}"
     table.caption, table.caption_justify = caption, "left"
     return table
 

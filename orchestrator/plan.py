@@ -15,7 +15,7 @@ from models import Value
 from orchestrator import arms
 from orchestrator.arms import show
 from orchestrator.errors import UsageError
-from orchestrator.home import data_directory
+from orchestrator.home import data_directory, home
 from orchestrator.loader import refuse_facts
 from orchestrator.machine import slots, this_machine
 from orchestrator.study import (
@@ -27,7 +27,7 @@ from orchestrator.study import (
     training_values,
     with_datasets,
 )
-from trials.datasets import count_images
+from trials.datasets import DATASETS, count_images, find_folder, left_aside
 from trials.errors import DatasetError
 
 SHOWN_ARMS = 30
@@ -45,7 +45,8 @@ class Plan:
     """`arms` are the labels of a grid's arms; a search proposes its own. `problem`: why it cannot run here.
     `pack`: how trials share workers, in words; `seconds`: of training steps, where they were measured.
     `named`: what each named arm changes, and its steps. `uncounted`: some arm's length is in epochs of a folder
-    whose images cannot be counted yet. `missing`: datasets that are not here, with where they were looked for.
+    whose images cannot be counted yet. `missing`: datasets that are not here, with where they were looked for,
+    and pictures of kinds that are not read.
     """
 
     study: str
@@ -63,6 +64,7 @@ class Plan:
     arms: list[str]
     named: dict[str, NamedArm]
     missing: list[str]
+    claims: int
     pack: list[str]
     seconds: float | None
     problem: str | None
@@ -121,6 +123,7 @@ def make_plan(study: StudySpec, missing: Sequence[str] = (), *, measure: bool = 
             for name in study.arms
         },
         missing=list(missing),
+        claims=len(study.claims),
         pack=pack,
         seconds=seconds,
         problem=problem,
@@ -140,13 +143,30 @@ def look_at_datasets(study: StudySpec, source: Path, data_dir: Path | None) -> t
                 dataset.source, data_dir=place, search_dirs=[source.absolute().parent]
             )
         except DatasetError as error:
-            missing[str(error)] = None
+            missing[f"not here yet: {error}"] = None
             return dataset
+        if dataset.folder is not None:
+            folder = find_folder(dataset.source, data_dir=place, search_dirs=[source.absolute().parent])
+            missing.update(
+                dict.fromkeys(f"{dataset.source.label}: left out: {line}" for line in left_aside(folder))
+            )
+        elif _to_download(dataset, place):
+            files = place / DATASETS[dataset.name or ""].downloaded
+            words = (
+                f"not here yet: {dataset.name}; submit downloads it, unless its files are put into {files}"
+            )
+            missing[words] = None
         return dataset.model_copy(update={"n_images": n_images, "n_classes": n_classes})
 
     study = with_datasets(study, known)
     refuse_facts(study, source)
     return study, list(missing)
+
+
+def _to_download(dataset: Dataset, place: Path) -> bool:
+    files = DATASETS[dataset.name or ""].downloaded
+    prepared = any((home() / "datasets").glob(f"{dataset.name}-*.json"))
+    return bool(files) and not prepared and not any((place / files).glob("*"))
 
 
 def _known(lengths: Iterable[int | None]) -> list[int]:
@@ -179,7 +199,10 @@ def _dataset_words(study: StudySpec) -> str:
     dataset = study.dataset
     averaged = f", averaged down to {dataset.size}x{dataset.size}" if dataset.stored != dataset.size else ""
     words = dataset.source.label + (averaged if dataset.stored else "")
-    return words + (", images not counted yet" if n is None else f", {n:,} images")
+    # Of a folder the files are counted, damaged ones included.
+    return words + (
+        ", images not counted yet" if n is None else f", {n:,} image{' file' if dataset.folder else ''}s"
+    )
 
 
 def plan_table(plan: Plan) -> Group:
@@ -198,6 +221,8 @@ def plan_table(plan: Plan) -> Group:
         ("at once", f"{plan.at_once} (this machine has {plan.cpus} cores and {plan.gpus} GPUs)"),
     ):
         facts.add_row(name, words)
+    if plan.claims:
+        facts.add_row("claims", f"{plan.claims}, read but not judged in this version")
     facts.add_row("packs", "\n".join(plan.pack))
     if plan.seconds is not None:
         facts.add_row(
@@ -215,7 +240,7 @@ def plan_table(plan: Plan) -> Group:
         if len(plan.arms) > SHOWN_ARMS:
             table.add_row(f"and {len(plan.arms) - SHOWN_ARMS} more")
         parts.append(table)
-    parts += [Text(f"not here yet: {words}", style="yellow") for words in plan.missing]
+    parts += [Text(words, style="yellow") for words in plan.missing]
     return Group(*parts)
 
 

@@ -253,7 +253,8 @@ def _shape_problems(study: StudySpec) -> Found:
     if preset.conditional and not unseen and n_classes(study) < 2:
         yield (
             ("dataset",),
-            f"{study.model} makes images of a class; {study.dataset.source.label} has no classes",
+            f"{study.model} makes images of a class; {study.dataset.source.label} has no classes"
+            + (" (a folder has them when every image lies in a subfolder)" if study.dataset.folder else ""),
         )
 
 

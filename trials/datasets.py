@@ -38,8 +38,9 @@ MAX_CLASSES = 255
 class DatasetInfo:
     """Facts about a dataset. `n_images` counts the training images; `ships` means no download is needed.
 
-    `folders`: where its images may lie below the data directory, the first with images counts. Such a dataset
-    is used with as many images as there are, and its `n_images` is that of the whole.
+    `downloaded`: where torchvision keeps its files below the data directory. `folders`: where its images may lie below
+    the data directory, the first with images counts. Such a dataset is used with as many images as there are, and its
+    `n_images` is that of the whole.
     """
 
     name: str
@@ -50,6 +51,7 @@ class DatasetInfo:
     ships: bool
     licence: str
     folders: tuple[str, ...] = ()
+    downloaded: str = ""
 
 
 DATASETS: Mapping[str, DatasetInfo] = MappingProxyType(
@@ -73,6 +75,7 @@ DATASETS: Mapping[str, DatasetInfo] = MappingProxyType(
                 n_classes=10,
                 ships=False,
                 licence="MIT (Zalando Research)",
+                downloaded="FashionMNIST/raw",
             ),
             DatasetInfo(
                 name="lfwcrop",
@@ -92,6 +95,7 @@ DATASETS: Mapping[str, DatasetInfo] = MappingProxyType(
                 n_classes=10,
                 ships=False,
                 licence="usually cited as CC BY-SA 3.0 (LeCun, Cortes)",
+                downloaded="MNIST/raw",
             ),
             DatasetInfo(
                 name="mnist5k",

@@ -251,7 +251,11 @@ def unused(values: Mapping[str, Value], given: Collection[str]) -> Iterator[tupl
         if name == "d_reduction" and values["d_update"] == "separate":
             yield name, "does nothing with d_update separate, whose terms are never joined; remove one"
         if name == "lr" and values["lr_schedule"] and not {"lr_g", "lr_d"} & set(given):
-            yield name, "does nothing while lr_schedule is set; set lr_schedule to '', or remove lr"
+            whose = "is set" if "lr_schedule" in given else f"is the recipe's ({values['lr_schedule']})"
+            yield (
+                name,
+                f"does nothing while lr_schedule {whose}; set lr_schedule to '' for one rate, or remove lr",
+            )
         if name in _OPTIMIZER and {f"{name}_g", f"{name}_d"} <= set(given):
             yield name, f"does nothing, as {name}_g and {name}_d are given too; remove one of the three"
         option = name.removesuffix("_g").removesuffix("_d")

@@ -95,6 +95,12 @@ def test_a_schedule_may_be_written_as_a_list_of_stages() -> None:
             r"stage 2: lr_random must be \[LOW, HIGH\]",
         ),
         ([{"epochs": -1, "lr": 1}], r"stage 1: epochs must be > 0 \(got -1\)"),
+        (
+            [{"epochs": 1, "lr": -1e-3}],
+            r"stage 1: rates must be > 0 and <= 10, the lower one first \(got -0.001\)",
+        ),
+        ([{"epochs": 1, "lr_random": [2, 1]}], r"stage 1: rates must be > 0 .* \(got 2 and 1\)"),
+        ([{"epoch": 1, "lr": 1}], r"stage 1: unknown key 'epoch'; did you mean epochs\?"),
         ([{"epochs": 1, "lr": "fast"}], r"stage 1: lr must be numeric \(got 'fast'\)"),
         ([{"epochs": 1, "lr": 1, "dist": "uniform"}], "stage 1: dist says how lr_random is drawn"),
         (

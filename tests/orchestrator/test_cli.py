@@ -272,7 +272,8 @@ class TestSubmit:
         )
         plan = json.loads(invoke("plan", study, "--json")[1])
         assert (plan["datasets"], plan["models"]) == (
-            ["digits, 1,797 images", "photos (old) 16x16x3, averaged down to 8x8, 41 images"], ["obs_mlp", "obs_dcgan"],
+            ["digits, 1,797 images", "photos (old) 16x16x3, averaged down to 8x8, 41 image files"],
+            ["obs_mlp", "obs_dcgan"],
         )  # fmt: skip
         assert plan["named"] == {
             "digits": {"changes": {}, "steps": [12]},
