@@ -95,8 +95,8 @@ def tutorial(model: str, params: Mapping[str, Value], batch_size: int) -> Callab
 
     Settings of PyTorch-GAN's gan.py: a DataLoader without workers on pictures that are resized, made tensors and
     normalised one by one; BCELoss on sigmoid outputs; torch's default Adam (2e-4, 0.5, 0.999); G first, with gradients
-    for D that nobody uses, and the same fakes for D, which saves a pass of G that our step makes anew; both losses fetched
-    and printed at every step.
+    for D that nobody uses, and the same fakes for D, which saves a pass of G that our step makes anew; both losses
+    fetched and printed at every step.
     """
     spec = make_spec(model, params, {})
     torch.manual_seed(0)
