@@ -70,6 +70,10 @@ def ours(n: int, directory: Path) -> float:
             said = [(a.key, a.attempt, report if self._told == 1 else end) for a in self._assignments]
             return {"said": said, "done": self._told == 2}
 
+        def reset_config(self, new_config: dict[str, Any]) -> bool:
+            self._begin(new_config["assignments"])
+            return True
+
         def cleanup(self) -> None:
             pass
 
