@@ -16,10 +16,11 @@ from functools import singledispatch
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import batch_norm
-from torch.nn.utils.parametrize import is_parametrized
+from torch.nn.functional import batch_norm, normalize
+from torch.nn.utils.parametrizations import _SpectralNorm
+from torch.nn.utils.parametrize import ParametrizationList
 
-from models._layers import MinibatchStddev, PixelNorm, Squeeze
+from models._layers import MinibatchStddev, PixelNorm, Squeeze, _Scale
 
 
 class UnbatchableError(TypeError):
@@ -42,6 +43,18 @@ class Stack:
     def of(self, child: str) -> Stack:
         """What belongs to a child module."""
         return Stack(self.tensors, self.generators, self.rates, f"{self.prefix}{child}.")
+
+    def weight(self, layer: nn.Module) -> Tensor:
+        """The weight (K, out, in) that the layer computes with, which is the stored one unless a parametrization
+        makes it. Read it once a forward, as the layer does: under spectral norm it takes a power iteration."""
+        steps = _parametrizations(layer).get("weight")
+        if steps is None:
+            return self["weight"]
+        mine = self.of("parametrizations.weight")
+        weight = mine["original"]
+        for name, step in steps.named_children():
+            weight = forward(step, mine.of(name), weight)
+        return weight
 
     def mask(self, shape: Sequence[int]) -> Tensor:
         """Dropout masks (K, *shape), scaled by 1/(1 - rate), each drawn as the network alone would draw it."""
@@ -68,7 +81,7 @@ def _sequential(module: nn.Sequential, stack: Stack, x: Tensor) -> Tensor:
 
 @forward.register(nn.Linear)
 def _linear(module: nn.Linear, stack: Stack, x: Tensor) -> Tensor:
-    return torch.baddbmm(stack["bias"][:, :, None], stack["weight"], x)
+    return torch.baddbmm(stack["bias"][:, :, None], stack.weight(module), x)
 
 
 def _same(module: nn.Module, stack: Stack, x: Tensor) -> Tensor:
@@ -77,8 +90,23 @@ def _same(module: nn.Module, stack: Stack, x: Tensor) -> Tensor:
     return out
 
 
-for _type in (nn.ReLU, nn.LeakyReLU, nn.Tanh, nn.Sigmoid, nn.Identity, PixelNorm):
+for _type in (nn.ReLU, nn.LeakyReLU, nn.Tanh, nn.Sigmoid, nn.Identity, PixelNorm, _Scale):
     forward.register(_type, _same)
+
+
+@forward.register(_SpectralNorm)
+def _spectral_norm(module: _SpectralNorm, stack: Stack, weight: Tensor) -> Tensor:
+    """(K, out, in) -> the same over their largest singular values, after one power iteration."""
+    u, v = stack["_u"], stack["_v"]  # (K, out), (K, in)
+    # Alone these are products with vectors, which autocast on a CPU leaves in the precision of the weights.
+    with torch.autocast(weight.device.type, enabled=False):
+        with torch.no_grad():
+            for _ in range(module.n_power_iterations):
+                u.copy_(normalize((weight @ v[:, :, None]).squeeze(2), dim=1, eps=module.eps))
+                v.copy_(normalize((u[:, None] @ weight).squeeze(1), dim=1, eps=module.eps))
+        # Clones: a second forward changes the vectors that the first one's backward needs.
+        sigma = u.clone()[:, None] @ (weight @ v.clone()[:, :, None])  # (K, 1, 1)
+        return weight / sigma
 
 
 @forward.register(nn.BatchNorm1d)
@@ -119,10 +147,12 @@ def _squeeze(module: Squeeze, stack: Stack, x: Tensor) -> Tensor:
 
 @forward.register(MinibatchStddev)
 def _minibatch_stddev(module: MinibatchStddev, stack: Stack, x: Tensor) -> Tensor:
-    if module.group:
-        raise UnbatchableError("minibatch_stddev over groups has no batched twin")
-    sd = (x.flatten(1, -2).var(dim=-1, correction=0) + 1e-8).sqrt().mean(dim=1)  # (K,)
-    return torch.cat((x, sd.view(-1, *[1] * (x.dim() - 1)).expand(len(x), 1, *x.shape[2:])), dim=1)
+    k, n = len(x), x.shape[-1]
+    group = module.group or n
+    grouped = x.reshape(k, -1, n // group, group)  # (K, C ..., G, group)
+    sd = (grouped.var(dim=-1, correction=0) + 1e-8).sqrt().mean(dim=1)  # (K, G)
+    row = sd.repeat_interleave(group, dim=1).view(k, *[1] * (x.dim() - 2), n)
+    return torch.cat((x, row.expand(k, 1, *x.shape[2:])), dim=1)
 
 
 class Batched:
@@ -175,15 +205,23 @@ def _rate(layer: nn.Module) -> float:
     return layer.p
 
 
+def _parametrizations(layer: nn.Module) -> dict[str, ParametrizationList]:
+    return dict(getattr(layer, "parametrizations", nn.ModuleDict()).items())
+
+
+def _has_twin(module: nn.Module) -> bool:
+    return forward.dispatch(type(module)) is not forward.dispatch(object)
+
+
 def layers_without_twin(module: nn.Module) -> Iterator[str]:
     """The layers that `forward` does not know, by type. What a module with a twin holds is that twin's business."""
-    yield from (
-        f"{type(layer).__bases__[0].__name__} with a computed weight"  # as of spectral norm
-        for layer in module.modules()
-        if is_parametrized(layer)
-    )
-    if forward.dispatch(type(module)) is forward.dispatch(object):
-        yield type(module).__name__
+    for layer in module.modules():
+        for name, steps in _parametrizations(layer).items():
+            if name != "weight" or not all(map(_has_twin, steps)):
+                yield f"{type(layer).__bases__[0].__name__} with a computed {name}"
+    if not _has_twin(module):
+        # A layer with a computed weight is of a type made for it, under the type that it was.
+        yield (type(module).__bases__[0] if _parametrizations(module) else type(module)).__name__
     elif isinstance(module, nn.Sequential):
         for child in module:
             yield from layers_without_twin(child)

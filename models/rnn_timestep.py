@@ -221,9 +221,10 @@ def _batched_generator(module: _Generator, stack: Stack, z: Tensor, labels: Tens
     start = forward(module.from_latent, stack.of("from_latent"), z)
     states = [(start, start) for _ in module.layers]
     classes = one_hot(labels, module.n_classes).to(z.dtype).transpose(1, 2)  # (K, classes, N)
-    weight_tile, weight_label = stack["from_tile_and_label.weight"].split(
-        (module.pixels, module.n_classes), 2
-    )
+    # Weights are read once, as alone.
+    weight_in = stack.of("from_tile_and_label").weight(module.from_tile_and_label)
+    weight_tile, weight_label = weight_in.split((module.pixels, module.n_classes), 2)
+    weight_out, bias_out = stack.of("to_tile").weight(module.to_tile), stack["to_tile.bias"][:, :, None]
     from_label = torch.baddbmm(stack["from_tile_and_label.bias"][:, :, None], weight_label, classes)
     tile = z.new_zeros(len(z), module.pixels, z.shape[2])
     raw: list[Tensor] = []
@@ -234,7 +235,7 @@ def _batched_generator(module: _Generator, stack: Stack, z: Tensor, labels: Tens
             gates = torch.baddbmm((mine["bias_ih"] + mine["bias_hh"])[:, :, None], mine["weight_ih"], output)
             states[i] = _cell(gates, mine["weight_hh"], *states[i])
             output = states[i][0]
-        tile = forward(module.to_tile, stack.of("to_tile"), output)
+        tile = torch.baddbmm(bias_out, weight_out, output)
         raw.append(tile)
     tiles = normalise_tiles(torch.stack(raw, dim=-1).permute(0, 3, 2, 1))  # (K, T, N, F)
     (rows, columns), (height, width) = module.grid, module.size

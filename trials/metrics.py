@@ -40,10 +40,11 @@ class Meter:
         g_fake_logits: Tensor,
         extras: Mapping[str, Tensor] = MappingProxyType({}),
     ) -> None:
-        """Take one step. Logits are (N,); accuracies compare them with hard labels at threshold 0."""
+        """Take and count one step. Logits are (N,); accuracies compare them with hard labels at threshold 0."""
         self.take(
             self.measures(d_loss_real, d_loss_fake, g_loss, real_logits, fake_logits, g_fake_logits, extras)
         )
+        self.count()
 
     @torch.no_grad()
     def measures(
@@ -67,6 +68,9 @@ class Meter:
     def take(self, measured: Tensor) -> None:
         """Take one step's `measures` (M,)."""
         self._sum += measured
+
+    def count(self) -> None:
+        """Count a step that was taken."""
         self._n += 1
 
     def state_dict(self) -> dict[str, Any]:

@@ -15,20 +15,19 @@ from torch import Tensor
 from models import Gan
 from models._batched import Batched, layers_without_twin
 from trials.spec import TrialSpec
-from trials.step import Images, Step, Trainer
+from trials.feed import Rows
+from trials.step import Images, Step, Trainer, judges_alone
 
 SHARED = ("batch_size", "batch_size_g", "n_critic", "real_batch", "d_update", "d_reduction", "precision",
-          "drift_reduction")  # fmt: skip
+          "drift_reduction", "gp_alpha")  # fmt: skip
 """Training options in which the trials of a pack agree."""
 
-SWITCHES = ("l2", "drift", "instance_noise")
+SWITCHES = ("l2", "drift", "instance_noise", "gradient_penalty")
 """Training options that are on in all trials of a pack or in none; their values differ freely."""
 
 
 def alone_because(spec: TrialSpec, gan: Gan) -> str | None:
     """Why a trial cannot be one of a pack, or None."""
-    if spec.training["gradient_penalty"]:
-        return "there is no batched form of a gradient penalty"
     if gan.levels or gan.scales:
         return "there is no batched form of images of several scales"
     layers = {*layers_without_twin(gan.generator), *layers_without_twin(gan.discriminator)}
@@ -67,9 +66,25 @@ class Pack(Step):
             "d": Batched([state.gan.discriminator for state in states], streams),
         }
         self._options: dict[str, Tensor] = {}
+        self._independent = judges_alone(first.gan.discriminator)
+        largest = max((trainer.images for trainer in self.trainers), key=len)
+        alike = all(trainer.images.data_ptr() == largest.data_ptr() for trainer in self.trainers)
+        changed = any(trainer.hyper["augment"] for trainer in self.trainers)
+        self._images = None if changed or not alike else largest
+        """Where the images of all trials can be taken from at once."""
 
-    def _begin(self) -> None:
-        pass
+    @property
+    def members(self) -> Sequence[Trainer]:
+        return self.trainers
+
+    @property
+    def _joins(self) -> bool:
+        return self._independent
+
+    def rows_ahead(self) -> Rows:
+        ahead = [trainer.feed.rows(trainer.state.step) for trainer in self.trainers]
+        n = min(len(rows["images"]) for rows in ahead)
+        return {name: torch.stack([rows[name][:n] for rows in ahead], dim=1) for name in ahead[0]}
 
     def _end(
         self, real_loss: Tensor, fake_loss: Tensor, g_loss: Tensor, real_logits: Tensor, fake_logits: Tensor,
@@ -79,7 +94,6 @@ class Pack(Step):
         measured = meter.measures(real_loss, fake_loss, g_loss, real_logits, fake_logits, g_logits, extras)
         for trainer, mine in zip(self.trainers, measured.unbind(0), strict=True):
             trainer.state.meter.take(mine)
-            trainer.state.step += 1
 
     def _option(self, name: str) -> Tensor:
         if name not in self._options:
@@ -91,34 +105,41 @@ class Pack(Step):
         return torch.tensor(values, dtype=parameter.dtype, device=parameter.device)
 
     def real_target(self) -> Tensor:
-        if not any(trainer.hyper["label_real_sd"] for trainer in self.trainers):
-            return self._option("label_real")
-        return self._of_each([trainer.real_target() for trainer in self.trainers])
+        drawn = any(trainer.hyper["label_real_sd"] for trainer in self.trainers)
+        return self.row["target"] if drawn else self._option("label_real")
 
     def real_batch(self, i: int) -> tuple[Images, Tensor | None]:
-        batches = [trainer.real_batch(i) for trainer in self.trainers]
-        images = torch.stack([x for x, _ in batches if isinstance(x, Tensor)])  # (K, N, C, H, W)
-        labels = [mine for _, mine in batches if mine is not None]
-        return images.movedim(1, -1), torch.stack(labels) if labels else None
+        chosen = self.row["images"][:, i]  # (K, N)
+        k, n = chosen.shape
+        if self._images is not None:
+            x = self.trainers[0].real_images_of(chosen.flatten(), i, self._images)
+            assert isinstance(x, Tensor)
+            images = x.view(k, n, *x.shape[1:])  # (K, N, C, H, W)
+        else:
+            apart = [t.real_images_of(mine, i) for t, mine in zip(self.trainers, chosen, strict=True)]
+            images = torch.stack([x for x in apart if isinstance(x, Tensor)])
+        labels = [t.labels_of(mine) for t, mine in zip(self.trainers, chosen, strict=True)]
+        return images.movedim(1, -1), torch.stack([x for x in labels if x is not None]) if labels[
+            0
+        ] is not None else None
 
-    def _fakes(self, n: int) -> tuple[Images, Tensor | None]:
-        z, *labels = (
-            torch.stack(drawn) for drawn in zip(*(t.draw_inputs(n) for t in self.trainers), strict=True)
-        )
+    def _fakes(self, update: int) -> tuple[Images, Tensor | None]:
+        labels = [self._part("labels", update)] if self.gan.n_classes else []  # (K, N)
+        latents = self._part("latents", update)  # (K, N, Z)
         with self.trainers[0].precision():
-            made = self._nets["g"](z.transpose(1, 2), *labels)
-        return made.to(z.dtype), labels[0] if labels else None
+            made = self._nets["g"](latents.transpose(1, 2), *labels)
+        return made.to(latents.dtype), labels[0] if labels else None
 
     def _noisy(self, images: Images) -> Images:
         if not self.hyper["instance_noise"]:
             return images
         assert isinstance(images, Tensor)
         one = (images.shape[-1], *images.shape[1:-1])  # (N, C, H, W)
-        noise = [
-            t.noise_sigma() * torch.randn(one, generator=t.state.noise, device=images.device)
-            for t in self.trainers
-        ]
-        return images + torch.stack(noise).movedim(1, -1)
+        noise = torch.stack(
+            [torch.randn(one, generator=t.state.noise, device=images.device) for t in self.trainers]
+        )
+        sigma = self.row["sigma"].view(-1, *[1] * (images.dim() - 1))
+        return images + sigma * noise.movedim(1, -1)
 
     def _judge(self, images: Images, labels: Tensor | None) -> Tensor:
         assert isinstance(images, Tensor)
@@ -126,33 +147,40 @@ class Pack(Step):
             logits = self._nets["d"](images, *(() if labels is None else (labels,)))
         return logits.to(images.dtype)
 
-    def _judge_mixed(
+    def _judge_both(
         self, real: Images, labels: Tensor | None, fake: Images, fake_labels: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         assert isinstance(real, Tensor) and isinstance(fake, Tensor)  # noqa: PT018
         n = real.shape[-1]
-        orders = torch.stack([trainer.draw_order(2 * n) for trainer in self.trainers])  # (K, 2N)
         images = torch.cat((real, fake), dim=-1)
+        both = None if labels is None or fake_labels is None else torch.cat((labels, fake_labels), 1)
+        if self.hyper["d_update"] != "mixed":
+            logits = self._judge(images, both)
+            return logits[:, :n], logits[:, n:]
+        orders = torch.stack([trainer.draw_order(2 * n) for trainer in self.trainers])  # (K, 2N)
         shuffled = images.gather(
             -1, orders.view(len(orders), *[1] * (images.dim() - 2), -1).expand(images.shape)
         )
-        both = (
-            None
-            if labels is None or fake_labels is None
-            else torch.cat((labels, fake_labels), 1).gather(1, orders)
-        )
-        logits = self._judge(shuffled, both)
+        logits = self._judge(shuffled, None if both is None else both.gather(1, orders))
         logits = torch.empty_like(logits).scatter(1, orders, logits)
         return logits[:, :n], logits[:, n:]
 
     def _penalty(
         self, real: Images, fake: Images, labels: Tensor | None, extras: dict[str, Tensor]
     ) -> Tensor:
-        raise AssertionError("trials with a gradient penalty train alone")
-
-    def set_rate(self, net: str, i: int) -> None:
-        for trainer in self.trainers:
-            trainer.set_rate(net, i)
+        assert isinstance(real, Tensor) and isinstance(fake, Tensor)  # noqa: PT018
+        draw = torch.rand if self.hyper["gp_alpha"] == "uniform" else torch.randn
+        streams = [trainer.state.noise for trainer in self.trainers]
+        one = (real.shape[-1], 1, 1, 1)
+        a = torch.stack([draw(one, generator=noise, device=noise.device) for noise in streams])
+        mixed = (real + a.movedim(1, -1) * (fake - real)).detach().requires_grad_()
+        scores = self._judge(mixed, labels)
+        (slopes,) = torch.autograd.grad(scores.sum(), [mixed], create_graph=True)
+        # The small number keeps the root's derivative finite where a gradient is zero.
+        norms = (slopes.flatten(1, -2).square().sum(1) + 1e-12).sqrt()  # (K, N)
+        extras["gp"] = (norms - self._option("gp_target")[:, None]).square().mean(-1)
+        extras["gp_norm"] = norms.mean(-1)
+        return extras["gp"] * self._option("gradient_penalty")
 
     def _update(self, net: str, loss: Tensor, extras: dict[str, Tensor]) -> None:
         stacked = self._nets[net]

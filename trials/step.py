@@ -7,9 +7,8 @@ multi-scale gradients a tuple of them, one for each scale.
 from __future__ import annotations
 
 import contextlib
-import random
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -18,11 +17,13 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, interpolate
 
 from models import Gan
+from models._layers import MinibatchStddev
 from models._losses import fake_term, generator_term, real_term
 from trials import schedule
 from trials.augment import Augment, augment
 from trials.data import downsample, to_pixels
-from trials.spec import TrialSpec, batches_per_epoch, stream_seed
+from trials.feed import Feed, Rows
+from trials.spec import TrialSpec, stream_seed
 from trials.state import TrainState, global_norm
 
 Images = Tensor | tuple[Tensor, ...]
@@ -37,29 +38,59 @@ class Step(ABC):
 
     gan: Gan
     hyper: Mapping[str, Any]
+    row: Rows
+    """What this step is fed."""
+    _rows: Rows
+    _first = 0
+    _n_rows = 0
 
     def step(self) -> None:
         """One step: `n_critic` updates of D, one of G. Averages are taken by the state's meter."""
-        self._begin()
+        self.prepare()
+        self.compute()
+        self.advance()
+
+    def prepare(self) -> None:
+        """Have the row of this step at hand, from a new block of rows where needed."""
+        at = self.members[0].state.step - self._first
+        if not 0 <= at < self._n_rows:
+            self.renew()
+            at = 0
+        self.row = {name: values[at] for name, values in self._rows.items()}
+
+    def renew(self) -> Rows:
+        """The rows from this step on."""
+        self._rows = self.rows_ahead()
+        self._first, self._n_rows = self.members[0].state.step, len(self._rows["images"])
+        return self._rows
+
+    def compute(self) -> None:
+        """Everything that the device does in a step: a function of weights, `row` and generators alone."""
         real, labels = self.real_batch(0)
         for i in range(self.hyper["n_critic"]):
             if i and self.hyper["real_batch"] == "fresh":
                 real, labels = self.real_batch(i)
-            self.set_rate("d", i)
-            real_logits, fake_logits, real_loss, fake_loss, extras = self._d_step(real, labels)
-        self.set_rate("g", 0)
+            self._set_rate("d", i)
+            real_logits, fake_logits, real_loss, fake_loss, extras = self._d_step(i, real, labels)
+        self._set_rate("g", 0)
         g_logits, g_loss = self._g_step(extras)
         if self.gan.loss == "wasserstein":
             extras["w_dist"] = real_logits.mean(-1) - fake_logits.mean(-1)
         self._end(real_loss, fake_loss, g_loss, real_logits, fake_logits, g_logits, extras)
 
+    def advance(self) -> None:
+        """Count the step."""
+        for member in self.members:
+            member.state.meter.count()
+            member.state.step += 1
+
     def _d_step(
-        self, real: Images, labels: Tensor | None
+        self, i: int, real: Images, labels: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Tensor]]:
-        """One update of D: logits of real and fake, their two terms, and the scalars logged apart."""
+        """D's update number i: logits of real and fake, their two terms, and the scalars logged apart."""
         hyper, loss = self.hyper, self.gan.loss
         with torch.no_grad():
-            fake, fake_labels = self._fakes(int(hyper["batch_size"]))
+            fake, fake_labels = self._fakes(i)
         real, fake = self._noisy(real), self._noisy(fake)
         target = self.real_target()
         extras: dict[str, Tensor] = {}
@@ -71,8 +102,8 @@ class Step(ABC):
             fake_loss = fake_term(loss, fake_logits, self._option("label_fake"))
             self._update("d", fake_loss, extras)
             return real_logits, fake_logits, real_loss, fake_loss, extras
-        if hyper["d_update"] == "mixed":
-            real_logits, fake_logits = self._judge_mixed(real, labels, fake, fake_labels)
+        if hyper["d_update"] == "mixed" or self._joins:
+            real_logits, fake_logits = self._judge_both(real, labels, fake, fake_labels)
         else:
             real_logits, fake_logits = self._judge(real, labels), self._judge(fake, fake_labels)
         real_loss = real_term(loss, real_logits, target)
@@ -86,7 +117,7 @@ class Step(ABC):
 
     def _g_step(self, extras: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """One update of G: logits of its fakes, and its loss."""
-        fake, labels = self._fakes(int(self.hyper["batch_size_g"]))
+        fake, labels = self._fakes(int(self.hyper["n_critic"]))
         logits = self._judge(self._noisy(fake), labels)
         loss = generator_term(self.gan.loss, logits, self._option("label_generator"))
         self._update("g", loss, extras)
@@ -101,16 +132,38 @@ class Step(ABC):
         extras["drift"] = 0.5 * squares.sum(-1) if half_sum else squares.mean(-1)
         return extras["drift"] * self._option("drift")
 
+    def _set_rate(self, net: str, i: int) -> None:
+        rates = self.row.get(f"rates_{net}")  # (n,), or (K, n)
+        for k, member in enumerate(self.members):
+            member.set_rate(net, i, None if rates is None else rates.view(len(self.members), -1)[k, i])
+
+    def _part(self, name: str, update: int) -> Tensor:
+        """The row's part for update number `update`: D's are 0..n_critic-1, then comes G's."""
+        n, n_g = int(self.hyper["batch_size"]), int(self.hyper["batch_size_g"])
+        first = update * n
+        length = n_g if update == self.hyper["n_critic"] else n
+        return self.row[name].narrow(-2 if name == "latents" else -1, first, length)
+
+    @property
     @abstractmethod
-    def _begin(self) -> None:
-        """Before anything else of a step."""
+    def members(self) -> Sequence[Trainer]:
+        """The trials that take this step."""
+
+    @property
+    @abstractmethod
+    def _joins(self) -> bool:
+        """Whether D may see real and fake images of a joint update as one batch."""
+
+    @abstractmethod
+    def rows_ahead(self) -> Rows:
+        """What the next steps are fed, from this one on."""
 
     @abstractmethod
     def _end(
         self, real_loss: Tensor, fake_loss: Tensor, g_loss: Tensor, real_logits: Tensor, fake_logits: Tensor,
         g_logits: Tensor, extras: dict[str, Tensor],
     ) -> None:  # fmt: skip
-        """Take the step's figures and count it."""
+        """Take the step's figures."""
 
     @abstractmethod
     def _option(self, name: str) -> float | Tensor:
@@ -125,8 +178,8 @@ class Step(ABC):
         """The step's real batch number `i` as D sees it, without noise, and its labels."""
 
     @abstractmethod
-    def _fakes(self, n: int) -> tuple[Images, Tensor | None]:
-        """n generated images, with uniform random labels for a conditional model."""
+    def _fakes(self, update: int) -> tuple[Images, Tensor | None]:
+        """The generated images of an update (`_part`), with uniform random labels for a conditional model."""
 
     @abstractmethod
     def _noisy(self, images: Images) -> Images:
@@ -137,10 +190,10 @@ class Step(ABC):
         """D's logits."""
 
     @abstractmethod
-    def _judge_mixed(
+    def _judge_both(
         self, real: Images, labels: Tensor | None, fake: Images, fake_labels: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """D's logits of real and fake images that it sees as one shuffled batch."""
+        """D's logits of real and fake images that it sees as one batch; for mixed updates a shuffled one."""
 
     @abstractmethod
     def _penalty(
@@ -151,10 +204,6 @@ class Step(ABC):
         xhat = x + a (G(z) - x), one `a` an image; the norm is over C, H, W; with several scales the penalties
         of the scales are averaged.
         """
-
-    @abstractmethod
-    def set_rate(self, net: str, i: int) -> None:
-        """Set the learning rate of this step's update number `i` of a network."""
 
     @abstractmethod
     def _update(self, net: str, loss: Tensor, extras: dict[str, Tensor]) -> None:
@@ -170,17 +219,9 @@ class Trainer(Step):
     def __init__(self, spec: TrialSpec, state: TrainState, images: Tensor, labels: Tensor | None) -> None:
         self.spec, self.state, self.gan = spec, state, state.gan
         self.hyper = spec.training
-        self._images = images
+        self.images = images
         self._labels = labels if self.gan.n_classes else None
-        self._order = DataOrder(
-            len(images),
-            int(self.hyper["batch_size"]),
-            spec.seed,
-            images.device,
-            str(self.hyper["sampling"]),
-        )
-        self._batches = int(self.hyper["n_critic"]) if self.hyper["real_batch"] == "fresh" else 1
-        self._schedule = schedule.parse(self.hyper["lr_schedule"]) if self.hyper["lr_schedule"] else ()
+        self.feed = Feed(spec, self.gan, len(images), images.device)
         self._augment = augmentation(spec) if self.hyper["augment"] else None
         self._augment_noise = torch.Generator(images.device)
         self.precision: Callable[[], contextlib.AbstractContextManager[object]] = (
@@ -198,54 +239,73 @@ class Trainer(Step):
             if images.is_cuda and any(isinstance(m, nn.RNNBase) for m in self.gan.discriminator.modules())
             else contextlib.nullcontext()
         )
+        self._independent = judges_alone(self.gan.discriminator)
         if self.gan.levels:
             self._grow(reset=False)
 
     @property
+    def members(self) -> Sequence[Trainer]:
+        return (self,)
+
+    def rows_ahead(self) -> Rows:
+        return self.feed.rows(self.state.step)
+
+    @property
     def epoch(self) -> float:
         """Epochs trained on so far."""
-        return self.state.step * self._batches / self._order.batches_per_epoch
+        return self.feed.epoch(self.state.step)
 
     @property
     def real_images(self) -> int:
         """Real images in a step."""
-        return self._order.batch_size * self._batches
+        return self.feed.order.batch_size * self.feed.batches
 
     def gradient_norms(self) -> dict[str, Tensor]:
         """Global norms of the last updates' gradients, before clipping."""
         return {f"grad_norm_{name}": net.gradient_norm() for name, net in self.nets.items()}
 
-    def _begin(self) -> None:
+    def prepare(self) -> None:
+        super().prepare()
         if self.gan.levels:
             self._grow(reset=True)
+
+    @property
+    def _joins(self) -> bool:
+        return self._independent
 
     def _end(
         self, real_loss: Tensor, fake_loss: Tensor, g_loss: Tensor, real_logits: Tensor, fake_logits: Tensor,
         g_logits: Tensor, extras: dict[str, Tensor],
     ) -> None:  # fmt: skip
-        self.state.meter.add(real_loss, fake_loss, g_loss, real_logits, fake_logits, g_logits, extras)
-        self.state.step += 1
+        meter = self.state.meter
+        meter.take(meter.measures(real_loss, fake_loss, g_loss, real_logits, fake_logits, g_logits, extras))
 
     def _option(self, name: str) -> float:
         return float(self.hyper[name])
 
-    def real_target(self) -> float:
-        hyper = self.hyper
-        if not hyper["label_real_sd"]:
-            return float(hyper["label_real"])
-        drawn = random.Random(stream_seed(self.spec.seed, "label", int(self.epoch)))
-        return min(1.0, max(0.0, drawn.gauss(hyper["label_real"], hyper["label_real_sd"])))
+    def real_target(self) -> float | Tensor:
+        return self.row["target"] if self.hyper["label_real_sd"] else float(self.hyper["label_real"])
 
     def real_batch(self, i: int) -> tuple[Images, Tensor | None]:
-        batch = self.state.step * self._batches + i
-        chosen = self._order.batch(batch)
-        images = self._images[chosen]
-        labels = None if self._labels is None else self._labels[chosen]
+        chosen = self.row["images"][i]
+        return self.real_images_of(chosen, i), self.labels_of(chosen)
+
+    def labels_of(self, chosen: Tensor) -> Tensor | None:
+        """The labels of the images with these indices, for a conditional model."""
+        return None if self._labels is None else self._labels.index_select(0, chosen)
+
+    def real_images_of(self, chosen: Tensor, i: int, among: Tensor | None = None) -> Images:
+        """The images with these indices as D sees them in this step's real batch number i, without noise.
+
+        `among`: where they are taken from, when not from the trial's own.
+        """
+        images = (self.images if among is None else among).index_select(0, chosen)
         if self._augment is None and self.spec.size is None:
             x = to_pixels(images, self.gan.pixels)
         else:
             x = images.float().div_(255)
             if self._augment is not None:
+                batch = self.state.step * self.feed.batches + i
                 self._augment_noise.manual_seed(stream_seed(self.spec.seed, "augment", batch))
                 x = augment(x, self._augment, self._augment_noise)
             if self.spec.size is not None:
@@ -253,31 +313,19 @@ class Trainer(Step):
             x = x * 2 - 1 if self.gan.pixels == "tanh" else x
         if self.gan.levels:
             x = faded(x, self.gan.levels, *self._level())
-        return (pyramid(x, self.gan.scales) if self.gan.scales else x), labels
+        return pyramid(x, self.gan.scales) if self.gan.scales else x
 
-    def draw_inputs(self, n: int) -> tuple[Tensor, ...]:
-        """What n fakes are made of: z (n, Z) and, for a conditional model, uniform random labels (n,)."""
-        noise = self.state.noise
-        z = self.gan.latent(n, noise)
-        if not self.gan.n_classes:
-            return (z,)
-        return z, torch.randint(self.gan.n_classes, (n,), generator=noise, device=noise.device)
-
-    def _fakes(self, n: int) -> tuple[Images, Tensor | None]:
-        inputs = self.draw_inputs(n)
+    def _fakes(self, update: int) -> tuple[Images, Tensor | None]:
+        labels = self._part("labels", update) if self.gan.n_classes else None
+        latents = self._part("latents", update)
         with self.precision():
-            made = self.gan.generator(*inputs)
-        return _each(made, _full), inputs[1] if self.gan.n_classes else None
-
-    def noise_sigma(self) -> float:
-        """s(t) of the instance noise in this step."""
-        progress = self.state.step / (self.hyper["instance_noise_anneal"] * self.spec.steps)
-        return float(self.hyper["instance_noise"] * max(0.0, 1.0 - progress) * self._repeats)
+            made = self.gan.generator(latents) if labels is None else self.gan.generator(latents, labels)
+        return _each(made, _full), labels
 
     def _noisy(self, images: Images) -> Images:
         if not self.hyper["instance_noise"]:
             return images
-        sigma, noise = self.noise_sigma(), self.state.noise
+        sigma, noise = self.row["sigma"] * self._repeats, self.state.noise
         return _each(images, lambda x: x + sigma * torch.randn(x.shape, generator=noise, device=noise.device))
 
     def _judge(self, images: Images, labels: Tensor | None) -> Tensor:
@@ -287,12 +335,15 @@ class Trainer(Step):
             )
         return _full(logits)
 
-    def _judge_mixed(
+    def _judge_both(
         self, real: Images, labels: Tensor | None, fake: Images, fake_labels: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        n = self._order.batch_size
+        n = int(self.hyper["batch_size"])
         both = _join(real, fake)
         both_labels = None if labels is None or fake_labels is None else torch.cat((labels, fake_labels))
+        if self.hyper["d_update"] != "mixed":
+            logits = self._judge(both, both_labels)
+            return logits[:n], logits[n:]
         # Shuffled, so that a layer that looks at its neighbours in the batch sees real and fake together.
         order = self.draw_order(2 * n)
         logits = self._judge(
@@ -324,16 +375,19 @@ class Trainer(Step):
         extras["gp_norm"] = norms.mean()
         return extras["gp"] * float(self.hyper["gradient_penalty"])
 
-    def set_rate(self, net: str, i: int) -> None:
-        """The schedule's rate for this update; a net whose own rate differs from lr keeps its ratio to it."""
-        if not self._schedule:
+    def set_rate(self, net: str, i: int, rate: Tensor | None) -> None:
+        """Set the learning rate of this step's update number i of a network, where there is a schedule.
+
+        `rate`: the same as a tensor on the device, for optimisers that keep it there.
+        """
+        if not self.hyper["lr_schedule"]:
             return
-        update = self.state.step * (self.hyper["n_critic"] if net == "d" else 1) + i
-        stage = schedule.stage_at(self._schedule, self.state.step, self.spec.steps)
-        drawn = stream_seed(self.spec.seed, "lr", net, update) / 2**63 if stage.low < stage.high else 0.0
-        rate = stage.rate(drawn) * self.hyper[f"lr_{net}"] / self.hyper["lr"]
         for group in self.nets[net].optimizer.param_groups:
-            group["lr"] = rate
+            if isinstance(group["lr"], Tensor):
+                assert rate is not None
+                group["lr"].copy_(rate)
+            else:
+                group["lr"] = self.feed.rate(net, self.state.step, i)
 
     def _update(self, net: str, loss: Tensor, extras: dict[str, Tensor]) -> None:
         self.nets[net].update(loss, extras, f"l2_{net}")
@@ -396,35 +450,14 @@ class Net:
         return global_norm(self._parameters) if self._norm is None else self._norm
 
 
-class DataOrder:
-    """Which images each batch holds: every epoch a new shuffle, its last short batch dropped, or with replacement.
+def judges_alone(discriminator: nn.Module) -> bool:
+    """Whether the verdict on an image does not depend on the rest of its batch, nor on how many batches there were.
 
-    A pure function of seed and batch number, so it needs no place in a checkpoint.
+    Then two batches may be judged as one, to rounding. What depends on it has running statistics or a power
+    iteration, which are buffers, or looks at the batch's spread.
     """
-
-    def __init__(
-        self, n_images: int, batch_size: int, seed: int, device: torch.device, sampling: str = "shuffle"
-    ) -> None:
-        if n_images < batch_size:
-            raise ValueError(f"batch_size {batch_size} is larger than the dataset ({n_images} images)")
-        self.n_images, self.batch_size, self.seed, self.device = n_images, batch_size, seed, device
-        self.batches_per_epoch = batches_per_epoch(n_images, batch_size, sampling)
-        self._replacement = sampling == "replacement"
-        self._epoch = -1
-        self._order = torch.empty(0)
-
-    def batch(self, number: int) -> Tensor:
-        """Indices (N,) of the images of batch `number`, counted from 0, on the device."""
-        epoch, position = divmod(number, self.batches_per_epoch)
-        if epoch != self._epoch:
-            drawn = torch.Generator().manual_seed(stream_seed(self.seed, "data", epoch))
-            self._order = (
-                torch.randint(self.n_images, (self.batches_per_epoch * self.batch_size,), generator=drawn)
-                if self._replacement
-                else torch.randperm(self.n_images, generator=drawn)
-            ).to(self.device)
-            self._epoch = epoch
-        return self._order[position * self.batch_size : (position + 1) * self.batch_size]
+    spread = any(isinstance(layer, MinibatchStddev) for layer in discriminator.modules())
+    return not spread and not any(True for _ in discriminator.buffers())
 
 
 def augmentation(spec: TrialSpec) -> Augment:

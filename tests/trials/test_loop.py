@@ -30,7 +30,7 @@ from trials.errors import DivergedError, FencedError
 from trials.loop import train
 from trials.reports import TRAIN_METRICS, Report
 from trials.spec import TrialSpec
-from trials.step import DataOrder
+from trials.feed import DataOrder
 
 OPTIMIZERS = ("adam", "rmsprop", "sgd")
 

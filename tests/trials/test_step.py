@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from tests.trials.helpers import images_for, labels_for, small_spec
+from trials.feed import DataOrder
 from trials.state import TrainState, fresh_state
-from trials.step import DataOrder, Trainer, average_, faded, held_by_max_norm, project_, pyramid
+from trials.step import Trainer, average_, faded, held_by_max_norm, judges_alone, project_, pyramid
 
 
 def begin(model: str = "obs_mlp", *, steps: int = 12, n: int = 40, seed: int = 0, **options: Any) -> Trainer:
@@ -41,10 +42,12 @@ def weights(module: nn.Module) -> Tensor:
     return torch.cat([p.detach().flatten() for p in module.parameters()])
 
 
-def seen_by(module: nn.Module) -> list[Any]:
-    """Grows with every input the module is given."""
+def seen_by(module: nn.Module, batch: int = 0) -> list[Any]:
+    """Grows with every input the module is given, cut into batches of `batch` images."""
     seen: list[Any] = []
-    module.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    module.register_forward_pre_hook(
+        lambda _, args: seen.extend(args[0].split(batch) if batch else [args[0]])
+    )
     return seen
 
 
@@ -176,7 +179,7 @@ def test_n_critic_counts_the_updates_of_d_in_a_step() -> None:
 @pytest.mark.parametrize(("real_batch", "n_different"), [("same", 1), ("fresh", 4)])
 def test_the_updates_of_a_step_see_one_real_batch_or_one_each(real_batch: str, n_different: int) -> None:
     trainer = begin(n_critic=4, real_batch=real_batch)
-    seen = seen_by(trainer.gan.discriminator)
+    seen = seen_by(trainer.gan.discriminator, 8)
     trainer.step()
     real, fakes = seen[0:8:2], seen[1:8:2]
     assert len({x.sum().item() for x in real}) == n_different
@@ -185,7 +188,7 @@ def test_the_updates_of_a_step_see_one_real_batch_or_one_each(real_batch: str, n
 
 
 @pytest.mark.parametrize(
-    ("d_update", "updates", "batches"), [("joint", 1, [8, 8]), ("separate", 2, [8, 8]), ("mixed", 1, [16])]
+    ("d_update", "updates", "batches"), [("joint", 1, [16]), ("separate", 2, [8, 8]), ("mixed", 1, [16])]
 )
 def test_the_kinds_of_update_differ_in_updates_and_batches(
     d_update: str, updates: int, batches: list[int]
@@ -203,6 +206,29 @@ def test_mixed_and_joint_updates_agree_without_layers_that_look_at_the_batch() -
     a, b = after(joint), after(mixed)
     for name in ("d_loss_real", "d_loss_fake", "d_acc_real", "grad_norm_d"):
         assert a[name] == pytest.approx(b[name], rel=1e-5)
+
+
+def test_a_joint_update_is_that_of_two_batches() -> None:
+    """Seen as one batch, real and fake images have the same logits and losses to rounding."""
+    joined, apart = begin(), begin()
+    apart._independent = False
+    a, b = after(joined, 3), after(apart, 3)
+    assert a == pytest.approx(b, rel=1e-5, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "alone"),
+    [
+        ({}, True),
+        ({"model": "obs_dcgan"}, True),  # with dropout
+        ({"model": "rnn_timestep"}, True),
+        ({"minibatch_stddev": True}, False),
+        ({"spectral_norm": "d"}, False),
+        ({"spectral_norm": "both", "model": "rgan_v2"}, False),
+    ],
+)
+def test_what_looks_at_the_batch_sees_real_and_fake_apart(options: dict[str, Any], alone: bool) -> None:
+    assert judges_alone(begin(**options).gan.discriminator) is alone
 
 
 def test_separate_updates_take_real_images_first() -> None:
@@ -244,7 +270,7 @@ def test_with_replacement_images_repeat_as_often_as_chance_says() -> None:
 def test_instance_noise_is_on_every_image_that_d_sees_and_falls_linearly_to_0() -> None:
     clean = begin("obs_dcgan", steps=8, batch_size=40)
     noisy = begin("obs_dcgan", steps=8, batch_size=40, instance_noise=0.4, instance_noise_anneal=0.5)
-    without, with_noise = seen_by(clean.gan.discriminator), seen_by(noisy.gan.discriminator)
+    without, with_noise = seen_by(clean.gan.discriminator, 40), seen_by(noisy.gan.discriminator, 40)
     made: list[Tensor] = []
     noisy.gan.generator.register_forward_hook(lambda _, __, out: made.append(out.detach()))
     for step in range(8):
@@ -309,7 +335,7 @@ def test_the_penalty_s_weight_scales_its_gradient() -> None:
 @pytest.mark.parametrize("alpha", ["uniform", "normal"])
 def test_points_between_real_and_fake_are_drawn_as_asked(alpha: str) -> None:
     trainer = begin("obs_dcgan", n=400, batch_size=400, gradient_penalty=10.0, gp_alpha=alpha)
-    seen = seen_by(trainer.gan.discriminator)
+    seen = seen_by(trainer.gan.discriminator, 400)
     trainer.step()
     real, fake, mixed = (x.detach().flatten(1) for x in seen[:3])
     a = ((mixed - real) * (fake - real)).sum(1) / (fake - real).square().sum(1)  # one number an image
@@ -427,7 +453,9 @@ def test_with_several_scales_d_sees_all_of_them_and_g_learns_from_each() -> None
     seen = seen_by(trainer.gan.discriminator)
     before = {name: p.detach().clone() for name, p in trainer.gan.generator.named_parameters()}
     trainer.step()
-    assert [[x.shape[-1] for x in images] for images in seen] == [[2, 4, 8]] * 3
+    assert [[x.shape[-1] for x in images] for images in seen] == [
+        [2, 4, 8]
+    ] * 2  # D's update sees real and fake at once
     moved = [name for name, p in trainer.gan.generator.named_parameters() if not torch.equal(p, before[name])]
     assert {name.split(".")[1] for name in moved if name.startswith("to_images")} == {"0", "1", "2"}
 
@@ -493,7 +521,7 @@ def test_growth_counts_every_real_image_that_d_sees() -> None:
 
 def test_d_sees_real_images_changed_and_the_same_change_in_every_trial_of_a_seed() -> None:
     plain, a, b, c = begin(), begin(augment=True), begin(augment=True), begin(augment=True, seed=1)
-    inputs = [seen_by(t.gan.discriminator) for t in (plain, a, b, c)]
+    inputs = [seen_by(t.gan.discriminator, 8) for t in (plain, a, b, c)]
     for trainer in (plain, a, b, c):
         trainer.step()
     first = [seen[0] for seen in inputs]
@@ -506,7 +534,7 @@ def test_d_sees_real_images_changed_and_the_same_change_in_every_trial_of_a_seed
 def test_real_images_come_with_their_own_labels_and_fakes_with_random_ones() -> None:
     trainer = begin("rnn_timestep", d_update="joint", n_critic=1, batch_size=30)
     labels: list[Tensor] = []
-    trainer.gan.discriminator.register_forward_pre_hook(lambda _, args: labels.append(args[1]))
+    trainer.gan.discriminator.register_forward_pre_hook(lambda _, args: labels.extend(args[1].split(30)))
     order = DataOrder(40, 30, 0, torch.device("cpu")).batch(0)
     trainer.step()
     assert torch.equal(labels[0], order % 3)
