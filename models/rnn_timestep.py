@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear, one_hot
+from torch.nn.functional import linear
 
 from models._batched import Stack, forward
 from models._gan import Gan, ImageShape, Param, Preset
@@ -118,6 +118,11 @@ def assemble(tiles: Tensor, grid: tuple[int, int], size: tuple[int, int]) -> Ten
     return cut.transpose(2, 3).reshape(len(tiles), 1, height, width)
 
 
+def one_hot(labels: Tensor, n_classes: int, dtype: torch.dtype) -> Tensor:
+    """(..., ) int64 -> (..., n_classes). Unlike torch's own it fetches no number from the device to check it."""
+    return (labels[..., None] == torch.arange(n_classes, device=labels.device)).to(dtype)
+
+
 def normalise_tiles(raw: Tensor) -> Tensor:
     """max(y, 0) over its own maximum + 1e-7, in every tile: (..., F) -> (..., F) in [0, 1].
 
@@ -153,7 +158,7 @@ class _Generator(nn.Module):
         weight_out, bias_out = self.to_tile.weight, self.to_tile.bias
         # The label's share of the input is the same at every step.
         from_label = linear(
-            one_hot(labels, self.n_classes).to(z.dtype),
+            one_hot(labels, self.n_classes, z.dtype),
             weight_in[:, self.pixels :],
             self.from_tile_and_label.bias,
         )
@@ -198,7 +203,7 @@ class _Discriminator(nn.Module):
         )
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
-        start = self.from_label(one_hot(labels, self.n_classes).to(images.dtype))[None]  # (1, N, hidden)
+        start = self.from_label(one_hot(labels, self.n_classes, images.dtype))[None]  # (1, N, hidden)
         output = self.from_tile(sections(images, self.grid))  # (N, T, F), or (N, T, hidden)
         last: list[Tensor] = []
         for layer, dropout in zip(self.layers, self.drops, strict=True):
@@ -220,7 +225,7 @@ def _batched_generator(module: _Generator, stack: Stack, z: Tensor, labels: Tens
     """(K, Z, N), labels (K, N) -> (K, 1, H, W, N)."""
     start = forward(module.from_latent, stack.of("from_latent"), z)
     states = [(start, start) for _ in module.layers]
-    classes = one_hot(labels, module.n_classes).to(z.dtype).transpose(1, 2)  # (K, classes, N)
+    classes = one_hot(labels, module.n_classes, z.dtype).transpose(1, 2)  # (K, classes, N)
     # Weights are read once, as alone.
     weight_in = stack.of("from_tile_and_label").weight(module.from_tile_and_label)
     weight_tile, weight_label = weight_in.split((module.pixels, module.n_classes), 2)
@@ -249,7 +254,7 @@ def _batched_discriminator(module: _Discriminator, stack: Stack, images: Tensor,
     """(K, 1, H, W, N), labels (K, N) -> (K, N)."""
     k, _, height, width, n = images.shape
     rows, columns = module.grid
-    classes = one_hot(labels, module.n_classes).to(images.dtype).transpose(1, 2)  # (K, classes, N)
+    classes = one_hot(labels, module.n_classes, images.dtype).transpose(1, 2)  # (K, classes, N)
     start = forward(module.from_label, stack.of("from_label"), classes)  # (K, hidden, N)
     cut = images.reshape(k, rows, height // rows, columns, width // columns, n)
     steps = rows * columns

@@ -5,15 +5,21 @@ None of it changes what a trial computes beyond rounding. Imports torch.
 
 from __future__ import annotations
 
+import math
+import multiprocessing
 from collections import Counter
 from collections.abc import Hashable, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from typing import Any
+
+import psutil
 
 from models import Value
 from orchestrator import arms
 from orchestrator.machine import Slots
 from orchestrator.study import Choices, StudySpec, n_images
-from trials.calibrate import calibrate, why_alone
+from trials.calibrate import Calibration, calibrate, why_alone
 from trials.kernels import Matmul, probe_matmul
 from trials.packs import fusion_key
 from trials.spec import TrialSpec
@@ -24,21 +30,30 @@ MOST_LOOKED_AT = 2000
 """Arms of a grid whose shapes are looked at; of more, every n-th."""
 MOST_MEASURED = 4
 """Shapes of trials that are measured, those of most trials first; the others run alone."""
+WORKER_MB = 800.0
+"""What a worker takes before its first trial: torch and Ray, measured (2026-11)."""
+SHARE_OF_MEMORY = 0.8
+"""Of what is free now: the driver, MLflow and other programs need some too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Packing:
     """How many trials may be one pack, by fusion key; and how that was chosen, a line a shape.
 
-    `seconds`: how long the whole study is expected to take, where that was measured.
+    `recorded`: the fusion keys of trials that take their steps from a recording. `seconds`: how long the whole study is
+    expected to take, where that was measured.
     """
 
     sizes: Mapping[Hashable, int]
     words: tuple[str, ...]
     seconds: float | None = None
+    recorded: frozenset[Hashable] = frozenset()
 
     def size(self, spec: TrialSpec) -> int:
         return self.sizes.get(fusion_key(spec), 1)
+
+    def is_recorded(self, spec: TrialSpec) -> bool:
+        return fusion_key(spec) in self.recorded
 
 
 def matmul_of_this_machine() -> Matmul:
@@ -52,12 +67,11 @@ def choose_packs(study: StudySpec, slots: Slots, matmul: Matmul, *, measure_all:
     `measure_all`: also what is not to be packed, to know how long the study takes.
     """
     wanted = study.execution.pack
-    if slots.gpu:
-        return Packing(sizes={}, words=("alone, as packs have not been measured on GPUs yet",))
-    if wanted == "off" and not measure_all:
+    if wanted == "off" and not measure_all and not slots.gpu:
         return Packing(sizes={}, words=("alone, as execution.pack is off",))
     shapes = _shapes(study)
     sizes, words, seconds = dict[Hashable, int](), list[str](), 0.0
+    recorded = set[Hashable]()
     for key, (spec, shape, n_trials) in list(shapes.items())[:MOST_MEASURED]:
         if isinstance(wanted, int):
             reason = why_alone(spec, shape)
@@ -66,22 +80,45 @@ def choose_packs(study: StudySpec, slots: Slots, matmul: Matmul, *, measure_all:
             words.append(f"{spec.model}: {said}")
             continue
         in_turn = spec.steps * n_trials / slots.count  # steps of one trial after the other
-
-        def worth(alone_ms: float, in_turn: float = in_turn) -> str:
-            if wanted == "off":
-                return "execution.pack is off"
-            short = alone_ms / 1000 * in_turn < WORTH_MEASURING_S and not measure_all
-            return "the study is too short for packs to matter" if short else ""
-
-        most = -(-n_trials // slots.count)
-        found = calibrate(spec, shape, matmul, most=most, worth=worth, measure_alone=measure_all)
+        found = _measured(
+            slots, study, spec, shape, matmul,
+            most=-(-n_trials // slots.count),
+            least_ms=0.0 if measure_all else 1000 * WORTH_MEASURING_S / in_turn,
+            off=wanted == "off",
+            measure_alone=measure_all,
+        )  # fmt: skip
         sizes[key] = found.size
+        if found.recorded:
+            recorded.add(key)
         words.append(f"{spec.model}: {found.words}")
         seconds += (found.step_ms or 0.0) / 1000 * in_turn
     if len(shapes) > MOST_MEASURED:
         words.append(f"{len(shapes) - MOST_MEASURED} more kinds of trials: alone, as they were not measured")
     complete = measure_all and not isinstance(wanted, int) and 0 < len(shapes) <= MOST_MEASURED
-    return Packing(sizes=sizes, words=tuple(dict.fromkeys(words)), seconds=seconds if complete else None)
+    return Packing(
+        sizes=sizes, words=tuple(dict.fromkeys(words)), seconds=seconds if complete else None,
+        recorded=frozenset(recorded),
+    )  # fmt: skip
+
+
+def _measured(slots: Slots, study: StudySpec, *of: Any, **how: Any) -> Calibration:
+    """`calibrate` where the trials will run; on a GPU in a process of its own, which frees the device when it ends."""
+    images_mb = (n_images(study) or 0) * math.prod(study.dataset.source.image_shape) / 2**20
+    if not slots.gpu:
+        free_mb = psutil.virtual_memory().available / 2**20
+        mine_mb = SHARE_OF_MEMORY * free_mb / slots.count - WORKER_MB - images_mb
+        return calibrate(*of, budget_mb=max(0.0, mine_mb), **how)
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(_on_gpu, min(1.0, slots.gpu), images_mb, *of, **how).result()
+
+
+def _on_gpu(share: float, images_mb: float, *of: Any, **how: Any) -> Calibration:
+    """`calibrate` for a worker that has this share of a GPU."""
+    import torch
+
+    free_mb = torch.cuda.mem_get_info()[0] / 2**20
+    budget_mb = max(0.0, SHARE_OF_MEMORY * free_mb * share - images_mb)
+    return calibrate(*of, device="cuda", budget_mb=budget_mb, **how)
 
 
 def _shapes(study: StudySpec) -> dict[Hashable, tuple[TrialSpec, tuple[int, int, int], int]]:

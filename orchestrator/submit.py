@@ -135,8 +135,8 @@ def _pack(sweep: Sweep, matmul: str, console: Console) -> str:
     """Let the sweep make packs where they are worth it; how that was chosen, a line a kind of trial."""
     with console.status("measuring how fast trials step on this machine"):
         packing = choose_packs(sweep.study, sweep.slots, "onednn" if matmul == "onednn" else "default")
-    sweep.pack_size = packing.size
-    if any(size > 1 for size in packing.sizes.values()):
+    sweep.pack_size, sweep.recorded = packing.size, packing.is_recorded
+    if any(size > 1 for size in packing.sizes.values()) or packing.recorded:
         for words in packing.words:
             console.print(f"[dim]{words}[/dim]", highlight=False)
     return "\n".join(packing.words)

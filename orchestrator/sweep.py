@@ -76,6 +76,8 @@ class Sweep:
         self.study, self.files, self.slots = study, files, slots
         self.pack_size: Callable[[TrialSpec], int] = lambda _: 1
         """How many trials like this one may be one pack."""
+        self.recorded: Callable[[TrialSpec], bool] = lambda _: False
+        """Whether trials like this one take their steps from a recording."""
         self._adaptive = study.search.sampler == "tpe"
         self._search, self._datasets, self._clock = search, datasets, clock
         self._stopping = False
@@ -245,6 +247,7 @@ class Sweep:
             device="cuda" if self.slots.gpu else "cpu",
             threads=self.slots.threads,
             matmul="onednn" if self.records.provenance.get(MATMUL) == "onednn" else "default",
+            recorded=self.recorded(spec),
         )
 
     def _dataset(self, values: Mapping[str, Value]) -> PreparedDataset:

@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from statistics import median
 
+import psutil
 import torch
 
 from trials import kernels
 from trials.kernels import Matmul
 from trials.packs import Pack, alone_because
+from trials.recorded import WARM_UP, Recorded, why_not
 from trials.spec import TrialSpec
 from trials.state import fresh_state
-from trials.step import Trainer
+from trials.step import Step, Trainer
 
-SIZES = (2, 4, 8)
+SIZES = {"cpu": (2, 4, 8), "cuda": (2, 4, 8, 16, 32)}
 LEAST_SPEEDUP = 1.05
 """A pack that is not at least so much faster is not worth the trials that a lost worker takes with it."""
 SLOW_MS = 200.0
 """A step alone that takes longer is measured once, next to one size of packs."""
 BUDGET_MS = 3000.0
+MOST_DIFFERENCE = 1e-3
+"""Of a metric of recorded steps from that of the steps themselves, on the same device: kernels may add in any order."""
 _ROUNDS = 5
 
 
@@ -29,36 +34,59 @@ _ROUNDS = 5
 class Calibration:
     """Milliseconds of a step: alone (None: not measured), and of one trial in a pack, by the pack's size.
 
-    `reason`: why no pack was tried.
+    `recorded_ms`: the same from a recording, on a GPU, by size; 1 is alone. `memory_mb`: what the trials of one worker
+    take, by size. `reason`: why no pack was tried. `notes`: what else was found.
     """
 
     alone_ms: float | None
     packed_ms: Mapping[int, float]
+    recorded_ms: Mapping[int, float] = field(default_factory=dict)
+    memory_mb: Mapping[int, float] = field(default_factory=dict)
     reason: str = ""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def _best(self) -> dict[int, float]:
+        plain = {} if self.alone_ms is None else {1: self.alone_ms, **self.packed_ms}
+        return {size: min(ms, self.recorded_ms.get(size, ms)) for size, ms in plain.items()}
 
     @property
     def size(self) -> int:
         """The best pack: the smallest that is nearly as fast as the fastest, or 1 when none is worth it."""
-        if not self.packed_ms or self.alone_ms is None:
+        best = self._best
+        if len(best) < 2:
             return 1
-        least = min(self.packed_ms.values())
-        if least * LEAST_SPEEDUP > self.alone_ms:
+        alone = best.pop(1)
+        least = min(best.values())
+        if least * LEAST_SPEEDUP > alone:
             return 1
-        return min(size for size, ms in self.packed_ms.items() if ms <= 1.02 * least)
+        return min(size for size, ms in best.items() if ms <= 1.02 * least)
+
+    @property
+    def recorded(self) -> bool:
+        """Whether steps of the chosen size are faster from a recording."""
+        size = self.size
+        plain = self.alone_ms if size == 1 else self.packed_ms[size]
+        return plain is not None and self.recorded_ms.get(size, math.inf) < plain
 
     @property
     def step_ms(self) -> float | None:
         """A step of one trial, run as chosen."""
-        return self.packed_ms[self.size] if self.size > 1 else self.alone_ms
+        return self._best.get(self.size)
 
     @property
     def words(self) -> str:
         """The choice and its figures for people."""
-        parts = [f"{self.alone_ms:.3g} ms a step alone"] if self.alone_ms is not None else []
-        parts += [f"{ms:.3g} ms in packs of {size}" for size, ms in self.packed_ms.items()]
+        plain = {} if self.alone_ms is None else {1: self.alone_ms, **self.packed_ms}
+        names = {size: "a step alone" if size == 1 else f"in packs of {size}" for size in plain}
+        parts = [f"{ms:.3g} ms {names[size]}" for size, ms in plain.items()]
+        parts += [f"{ms:.3g} ms {names[size]} recorded" for size, ms in self.recorded_ms.items()]
+        if self.size in self.memory_mb:
+            parts.append(f"{self.memory_mb[self.size]:,.0f} MB")
         chosen = f"packs of {self.size}" if self.size > 1 else "alone"
+        chosen += ", recorded" if self.recorded else ""
         reason = f", as {self.reason}" if self.reason else ""
-        return f"{chosen}{reason}" + (f" ({', '.join(parts)})" if parts else "")
+        return "; ".join((f"{chosen}{reason}" + (f" ({', '.join(parts)})" if parts else ""), *self.notes))
 
 
 def calibrate(
@@ -66,53 +94,142 @@ def calibrate(
     image_shape: tuple[int, int, int],
     matmul: Matmul,
     *,
-    most: int = SIZES[-1],
-    worth: Callable[[float], str] = lambda _: "",
+    device: str = "cpu",
+    most: int = 8,
+    least_ms: float = 0.0,
+    off: bool = False,
     measure_alone: bool = True,
+    budget_mb: float = math.inf,
 ) -> Calibration:
     """Steps of the trial alone and in packs of up to `most`, in turns on one thread: a few seconds.
 
-    `worth`: of a step's milliseconds alone, why packs need not be measured, or nothing. `measure_alone`: measure also
-    what cannot be packed.
+    `least_ms`: with shorter steps the study is too short for packs to matter. `off`: packs are not wanted.
+    `measure_alone`: measure also what cannot be packed. `budget_mb`: memory that the trials of one worker may take.
     """
+    on = torch.device(device)
     with _Process(spec, matmul):
-        alone = _trainers(spec, image_shape, 1)[0]
+        memory = _Memory(on)
+        alone = _trainers(spec, image_shape, 1, on)[0]
         reason = alone_because(spec, alone.gan) or ("there is no trial to share with" if most < 2 else "")
-        if not measure_alone:
+        reason = reason or ("execution.pack is off" if off else "")
+        if not measure_alone and on.type == "cpu":
             reason = reason or _too_long(spec, image_shape)
             if reason:
                 return Calibration(alone_ms=None, packed_ms={}, reason=reason)
-        alone_ms = _ms(alone.step, 1)
+        alone_ms = _ms(alone.step, 1, on)
         if alone_ms < SLOW_MS:  # the first step also sets things up
-            alone_ms = _ms(alone.step, 1)
-        if reason := reason or worth(alone_ms):
-            return Calibration(alone_ms=alone_ms, packed_ms={}, reason=reason)
+            alone_ms = _ms(alone.step, 1, on)
+        taken_mb = {1: max(memory.grown(), _state_mb(alone))}
         slow = alone_ms > SLOW_MS
-        sizes = [size for size in SIZES if size <= most and not (slow and size != min(SIZES[1], most))]
-        packs = {size: Pack(_trainers(spec, image_shape, size)) for size in sizes or [2]}
-        for pack in packs.values():
-            pack.step()
-        repeats = max(1, int(BUDGET_MS / (_ROUNDS * (1 + sum(packs)) * max(alone_ms, 1e-3))))
-        taken: dict[int, list[float]] = {1: [], **{size: [] for size in packs}}
+        if not reason and alone_ms < least_ms:
+            return Calibration(
+                alone_ms=alone_ms, packed_ms={}, memory_mb=taken_mb,
+                reason="the study is too short for packs to matter",
+            )  # fmt: skip
+        sizes = [size for size in SIZES[on.type] if size <= most and not (slow and size != min(4, most))]
+        fitting = [size for size in sizes or [2] if size * taken_mb[1] <= budget_mb]
+        if not reason and not fitting:
+            reason = f"two trials take more memory than the {budget_mb:,.0f} MB that a worker has"
+        steps: dict[int, Step] = {1: alone}
+        for size in [] if reason else fitting:
+            memory = _Memory(on)
+            steps[size] = Pack(_trainers(spec, image_shape, size, on))
+            steps[size].step()
+            taken_mb[size] = max(memory.grown(), size * _state_mb(alone))
+            if taken_mb[size] > budget_mb:
+                del steps[size]
+                break
+        ways: dict[tuple[int, bool], Callable[[], None]] = {
+            (k, False): step.step for k, step in steps.items()
+        }
+        notes: tuple[str, ...] = ()
+        if on.type == "cuda":
+            recorded, notes = _recorded(spec, image_shape, steps, on)
+            ways |= {(size, True): way for size, way in recorded.items()}
+        if reason and len(ways) == 1:
+            return Calibration(
+                alone_ms=alone_ms, packed_ms={}, memory_mb=taken_mb, reason=reason, notes=notes
+            )
+        repeats = max(1, int(BUDGET_MS / (_ROUNDS * sum(size for size, _ in ways) * max(alone_ms, 1e-3))))
+        taken: dict[tuple[int, bool], list[float]] = {way: [] for way in ways}
         for _ in range(1 if slow else _ROUNDS):  # in turns, so that a busy moment meets all of them
-            taken[1].append(_ms(alone.step, repeats))
-            for size, pack in packs.items():
-                taken[size].append(_ms(pack.step, repeats) / size)
-    medians = {size: median(values) for size, values in taken.items()}
-    return Calibration(alone_ms=medians.pop(1), packed_ms=medians)
+            for (size, is_recorded), work in ways.items():
+                taken[size, is_recorded].append(_ms(work, repeats, on) / size)
+    medians = {way: median(values) for way, values in taken.items()}
+    return Calibration(
+        alone_ms=medians[1, False],
+        packed_ms={size: ms for (size, rec), ms in medians.items() if size > 1 and not rec},
+        recorded_ms={size: ms for (size, rec), ms in medians.items() if rec},
+        memory_mb=taken_mb,
+        reason=reason,
+        notes=notes,
+    )
+
+
+def _recorded(
+    spec: TrialSpec, image_shape: tuple[int, int, int], steps: Mapping[int, Step], on: torch.device
+) -> tuple[dict[int, Callable[[], None]], tuple[str, ...]]:
+    """The steps from recordings, by size, if those are the steps themselves; and why there are none."""
+    if refused := why_not(spec, steps[1].gan):
+        return {}, (f"not recorded, as {refused}",)
+    try:
+        plain, other = (_trainers(spec, image_shape, 1, on)[0] for _ in range(2))
+        recorded = Recorded(other)
+        for _ in range(WARM_UP + 5):
+            plain.step()
+            recorded.step()
+        metrics = [t.state.meter.read(**t.gradient_norms()) for t in (plain, other)]
+        difference = max(
+            abs(metrics[1][name] - value) / max(1.0, abs(value)) for name, value in metrics[0].items()
+        )
+        if not difference <= MOST_DIFFERENCE:
+            return {}, (f"not recorded, as recorded steps differ by {difference:.1e}",)
+        ways = {size: Recorded(step) for size, step in steps.items()}
+        for way in ways.values():
+            for _ in range(WARM_UP + 1):
+                way.step()
+    except RuntimeError as error:  # whatever CUDA cannot record, by its own words
+        return {}, (f"not recorded: {error}".splitlines()[0],)
+    return {size: way.step for size, way in ways.items()}, ()
+
+
+class _Memory:
+    """What this process has taken since."""
+
+    def __init__(self, on: torch.device) -> None:
+        self._on = on
+        if on.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        self._before = self._now()
+
+    def _now(self) -> float:
+        if self._on.type == "cuda":
+            return torch.cuda.max_memory_allocated() / 2**20
+        return float(psutil.Process().memory_info().rss) / 2**20
+
+    def grown(self) -> float:
+        """MB."""
+        return max(0.0, self._now() - self._before)
+
+
+def _state_mb(trainer: Trainer) -> float:
+    """MB of weights, gradients and two moments: what a trial takes at least."""
+    nets = (trainer.gan.generator, trainer.gan.discriminator)
+    return sum(4 * p.numel() * p.element_size() for net in nets for p in net.parameters()) / 2**20
 
 
 def _too_long(spec: TrialSpec, image_shape: tuple[int, int, int]) -> str:
     """A step with few images tells whether trying packs would take minutes, and gain little."""
     few = {name: min(8, int(spec.training[name])) for name in ("batch_size", "batch_size_g")}
-    trainer = _trainers(replace(spec, training={**spec.training, **few}), image_shape, 1)[0]
-    return "its steps are too long to gain from packs" if _ms(trainer.step, 1) > SLOW_MS else ""
+    cpu = torch.device("cpu")
+    trainer = _trainers(replace(spec, training={**spec.training, **few}), image_shape, 1, cpu)[0]
+    return "its steps are too long to gain from packs" if _ms(trainer.step, 1, cpu) > SLOW_MS else ""
 
 
 def why_alone(spec: TrialSpec, image_shape: tuple[int, int, int]) -> str:
     """Why a trial cannot be one of a pack; nothing when it can."""
     with _Process(spec, "default"):
-        return alone_because(spec, _trainers(spec, image_shape, 1)[0].gan) or ""
+        return alone_because(spec, _trainers(spec, image_shape, 1, torch.device("cpu"))[0].gan) or ""
 
 
 class _Process:
@@ -135,11 +252,12 @@ class _Process:
         torch.set_rng_state(self._random)
 
 
-def _trainers(spec: TrialSpec, image_shape: tuple[int, int, int], n: int) -> list[Trainer]:
+def _trainers(spec: TrialSpec, image_shape: tuple[int, int, int], n: int, on: torch.device) -> list[Trainer]:
     draw = torch.Generator().manual_seed(0)
     count = 2 * int(spec.training["batch_size"])
     images = torch.randint(0, 256, (count, *image_shape), generator=draw, dtype=torch.uint8)
-    labels = torch.arange(count) % max(1, spec.n_classes)
+    images = images.to(on)
+    labels = torch.arange(count, device=on) % max(1, spec.n_classes)
     side = spec.size or image_shape[1]
     made = []
     for _ in range(n):
@@ -152,8 +270,10 @@ def _trainers(spec: TrialSpec, image_shape: tuple[int, int, int], n: int) -> lis
     return made
 
 
-def _ms(work: Callable[[], object], repeats: int) -> float:
+def _ms(work: Callable[[], object], repeats: int, on: torch.device) -> float:
     started = time.perf_counter()
     for _ in range(repeats):
         work()
+    if on.type == "cuda":
+        torch.cuda.synchronize()
     return 1000 * (time.perf_counter() - started) / repeats

@@ -27,17 +27,20 @@ latents   (R, n, Z)               of all fakes of a step: D's, update by update,
 labels    (R, n) int64            theirs, for a conditional model
 target    (R,)                    of real images
 sigma     (R,)                    standard deviation of the instance noise
-rates_d   (R, n_critic)           learning rates of D's updates, on a GPU with a schedule
-rates_g   (R, 1)                  learning rate of G's update, on a GPU with a schedule
+orders    (R, n_critic, 2 N) int64  shuffles of real and fake together, for mixed updates
+rates_d   (R, n_critic)           learning rates of D's updates, with a schedule and where optimisers keep them
+rates_g   (R, 1)                  on the device; and of G's update
 
 Of a pack of K trials: (R, K, ...).
 """
 
 
 class Feed:
-    """Feeds one trial. `images`: how many there are."""
+    """Feeds one trial. `n_images`: how many there are. `rates`: whether learning rates are among the rows."""
 
-    def __init__(self, spec: TrialSpec, gan: Gan, n_images: int, device: torch.device) -> None:
+    def __init__(
+        self, spec: TrialSpec, gan: Gan, n_images: int, device: torch.device, *, rates: bool = False
+    ) -> None:
         hyper = spec.training
         self.spec, self._gan, self._device = spec, gan, device
         self.order = DataOrder(n_images, int(hyper["batch_size"]), spec.seed, device, str(hyper["sampling"]))
@@ -46,6 +49,7 @@ class Feed:
         """Real batches in a step."""
         self._fakes = self.n_critic * int(hyper["batch_size"]) + int(hyper["batch_size_g"])
         self._schedule = schedule.parse(str(hyper["lr_schedule"])) if hyper["lr_schedule"] else ()
+        self._rates = rates and bool(self._schedule)
         self._block: tuple[int, Rows] | None = None
 
     def rows(self, step: int) -> Rows:
@@ -74,7 +78,12 @@ class Feed:
             rows["labels"] = torch.randint(
                 self._gan.n_classes, (BLOCK, self._fakes), generator=draw, device=self._device
             )
-        if self._schedule and self._device.type == "cuda":
+        if self.spec.training["d_update"] == "mixed":
+            keys = torch.rand(
+                BLOCK, self.n_critic, 2 * self.order.batch_size, generator=draw, device=self._device
+            )
+            rows["orders"] = keys.argsort(-1)
+        if self._rates:
             rows["rates_d"] = self._numbers(
                 steps, lambda step: [self.rate("d", step, i) for i in range(self.n_critic)]
             )

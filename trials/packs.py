@@ -14,15 +14,15 @@ from torch import Tensor
 
 from models import Gan
 from models._batched import Batched, layers_without_twin
-from trials.spec import TrialSpec
 from trials.feed import Rows
+from trials.spec import TrialSpec
 from trials.step import Images, Step, Trainer, judges_alone
 
 SHARED = ("batch_size", "batch_size_g", "n_critic", "real_batch", "d_update", "d_reduction", "precision",
           "drift_reduction", "gp_alpha")  # fmt: skip
 """Training options in which the trials of a pack agree."""
 
-SWITCHES = ("l2", "drift", "instance_noise", "gradient_penalty")
+SWITCHES = ("l2", "drift", "instance_noise", "lr_schedule", "gradient_penalty")
 """Training options that are on in all trials of a pack or in none; their values differ freely."""
 
 
@@ -148,7 +148,7 @@ class Pack(Step):
         return logits.to(images.dtype)
 
     def _judge_both(
-        self, real: Images, labels: Tensor | None, fake: Images, fake_labels: Tensor | None
+        self, i: int, real: Images, labels: Tensor | None, fake: Images, fake_labels: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         assert isinstance(real, Tensor) and isinstance(fake, Tensor)  # noqa: PT018
         n = real.shape[-1]
@@ -157,7 +157,7 @@ class Pack(Step):
         if self.hyper["d_update"] != "mixed":
             logits = self._judge(images, both)
             return logits[:, :n], logits[:, n:]
-        orders = torch.stack([trainer.draw_order(2 * n) for trainer in self.trainers])  # (K, 2N)
+        orders = self.row["orders"][:, i]  # (K, 2N)
         shuffled = images.gather(
             -1, orders.view(len(orders), *[1] * (images.dim() - 2), -1).expand(images.shape)
         )

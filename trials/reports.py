@@ -99,7 +99,8 @@ class Assignment:
 
     `directory` belongs to the trial; `images` is the prepared dataset (.npy, uint8, N C H W)
     and `labels` its labels (.npy, uint8, N).
-    `device`: "cpu" or "cuda". `threads`: CPU threads for torch. `matmul`: the kernels of kernels.py.
+    `device`: "cpu" or "cuda". `threads`: CPU threads for torch. `matmul`: the kernels of kernels.py. `recorded`: take
+    steps from a recording (recorded.py).
     """
 
     key: str
@@ -112,3 +113,4 @@ class Assignment:
     device: str = "cpu"
     threads: int = 1
     matmul: Literal["default", "onednn"] = "default"
+    recorded: bool = False

@@ -45,15 +45,33 @@ class TrainState:
     def own_dropout(self) -> torch.Generator:
         """Let the trial have its own generator for dropout, which goes on where torch's global one is."""
         if self.dropout is None:
-            self.dropout = torch.Generator()
-            self.dropout.set_state(torch.get_rng_state())
+            self.dropout = torch.Generator(self.noise.device)
+            self.dropout.set_state(torch.cuda.get_rng_state() if self._on_gpu else torch.get_rng_state())
         return self.dropout
 
     def give_dropout_back(self) -> None:
         """Let dropout draw from torch's global generator again, from where the trial's own one is."""
         if self.dropout is not None:
-            torch.set_rng_state(self.dropout.get_state())
-            self.dropout = None
+            own, self.dropout = self.dropout.get_state(), None
+            self._set_dropout(own)
+
+    @property
+    def _on_gpu(self) -> bool:
+        return self.noise.device.type == "cuda"
+
+    def _dropout(self) -> Tensor:
+        """The state of what dropout draws from."""
+        if self.dropout is not None:
+            return self.dropout.get_state()
+        return torch.cuda.get_rng_state() if self._on_gpu else torch.get_rng_state()
+
+    def _set_dropout(self, state: Tensor) -> None:
+        if self.dropout is not None:
+            self.dropout.set_state(state)
+        elif self._on_gpu:
+            torch.cuda.set_rng_state(state)
+        else:
+            torch.set_rng_state(state)
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain numbers only, so that it loads with `weights_only=True`."""
@@ -66,9 +84,9 @@ class TrainState:
             "meter": self.meter.state_dict(),
             "device": self.noise.device.type,
             "noise": self.noise.get_state(),
-            # Dropout draws from torch's global generators, unless it has its own.
-            "torch_rng": torch.get_rng_state() if self.dropout is None else self.dropout.get_state(),
-            "cuda_rng": torch.cuda.get_rng_state() if self.noise.device.type == "cuda" else None,
+            # What dropout draws from: on a GPU the second.
+            "torch_rng": torch.get_rng_state() if self._on_gpu else self._dropout(),
+            "cuda_rng": self._dropout() if self._on_gpu else None,
             "step": self.step,
             "train_s": self.train_s,
             "best": self.best,
@@ -84,22 +102,23 @@ class TrainState:
         self.gan.discriminator.load_state_dict(saved["discriminator"])
         if self.averaged is not None:
             self.averaged.load_state_dict(saved["averaged"])
-        self.g_optimizer.load_state_dict(saved["g_optimizer"])
-        self.d_optimizer.load_state_dict(saved["d_optimizer"])
+        _load(self.g_optimizer, saved["g_optimizer"])
+        _load(self.d_optimizer, saved["d_optimizer"])
         self.meter.load_state_dict(saved["meter"])
-        if self.dropout is None:
+        if not self._on_gpu:
+            self._set_dropout(saved["torch_rng"].cpu())
+        elif self.dropout is None:
             torch.set_rng_state(saved["torch_rng"].cpu())
-        else:
-            self.dropout.set_state(saved["torch_rng"].cpu())
         if saved["device"] == self.noise.device.type:
             self.noise.set_state(saved["noise"].cpu())
-            if saved["cuda_rng"] is not None:
-                torch.cuda.set_rng_state(saved["cuda_rng"].cpu())
+            if self._on_gpu:
+                self._set_dropout(saved["cuda_rng"].cpu())
         else:
             own = self.noise.initial_seed()  # of this trial: seeds must not come to share their numbers
             self.noise.manual_seed(stream_seed(own, saved["step"], "noise on another device"))
-            if self.noise.device.type == "cuda":
-                torch.cuda.manual_seed(stream_seed(own, saved["step"], "dropout on another device"))
+            if self._on_gpu:
+                seed = stream_seed(own, saved["step"], "dropout on another device")
+                self._set_dropout(torch.Generator(self.noise.device).manual_seed(seed).get_state())
         self.step = saved["step"]
         self.train_s = saved["train_s"]
         self.best = saved["best"]
@@ -120,8 +139,8 @@ def fresh_state(spec: TrialSpec, image_shape: tuple[int, int, int], device: torc
     return TrainState(
         gan=gan,
         averaged=averaged,
-        g_optimizer=_optimizer(gan.generator.parameters(), spec.training, "g"),
-        d_optimizer=_optimizer(gan.discriminator.parameters(), spec.training, "d"),
+        g_optimizer=_optimizer(gan.generator.parameters(), spec.training, "g", device),
+        d_optimizer=_optimizer(gan.discriminator.parameters(), spec.training, "d", device),
         noise=torch.Generator(device).manual_seed(stream_seed(spec.seed, "noise")),
         meter=Meter(device, extra_metrics(gan, spec.training)),
     )
@@ -140,31 +159,57 @@ def extra_metrics(gan: Gan, training: Mapping[str, Value]) -> list[str]:
     return [name for name, on in there.items() if on]
 
 
-def _optimizer(parameters: Iterable[nn.Parameter], training: Mapping[str, Value], net: str) -> Optimizer:
+def _optimizer(
+    parameters: Iterable[nn.Parameter], training: Mapping[str, Value], net: str, device: torch.device
+) -> Optimizer:
+    """On a GPU one whose steps can be recorded: its counters, and a rate that is scheduled, lie on the device."""
     hyper = cast(
         Mapping[str, Any],
         {k.removesuffix(f"_{net}"): v for k, v in training.items() if k.endswith(f"_{net}")},
     )
+    gpu = device.type == "cuda"
+    lr = torch.tensor(hyper["lr"], device=device) if gpu and training["lr_schedule"] else hyper["lr"]
     match hyper["optimizer"]:
         case "adam":
             # The fused CPU kernel trusts that a gradient has its parameter's strides. backward() guarantees
             # that for .grad; autograd.grad() does not.
             return Adam(
-                parameters, hyper["lr"], (hyper["beta1"], hyper["beta2"]), hyper["eps"], hyper["weight_decay"],
-                amsgrad=hyper["amsgrad"], fused=True,
+                parameters, lr, (hyper["beta1"], hyper["beta2"]), hyper["eps"], hyper["weight_decay"],
+                amsgrad=hyper["amsgrad"], fused=True, capturable=gpu,
             )  # fmt: skip
         case "rmsprop":
             return RMSprop(
-                parameters, hyper["lr"], hyper["alpha"], hyper["eps"], hyper["weight_decay"], hyper["momentum"],
-                hyper["centered"],
+                parameters, lr, hyper["alpha"], hyper["eps"], hyper["weight_decay"], hyper["momentum"],
+                hyper["centered"], capturable=gpu,
             )  # fmt: skip
         case "sgd":
             return SGD(
-                parameters, hyper["lr"], hyper["momentum"], hyper["dampening"], hyper["weight_decay"],
-                hyper["nesterov"], foreach=False,  # the kernel for many tensors adds the momentum to .grad
+                parameters, lr, hyper["momentum"], hyper["dampening"], hyper["weight_decay"], hyper["nesterov"],
+                # The kernel for many tensors adds the momentum to .grad; the one for one tensor takes no rate from
+                # the device.
+                foreach=False, fused=gpu,
             )  # fmt: skip
         case unknown:
             raise ValueError(f"unknown optimizer {unknown!r}")
+
+
+def _load(optimizer: Optimizer, saved: dict[str, Any]) -> None:
+    """Go on from another optimiser's state, which may lie on another kind of device and be made for it."""
+    made_for_here: list[dict[str, Any]] = [
+        {name: group[name] for name in ("lr", "fused", "foreach", "capturable") if name in group}
+        for group in optimizer.param_groups
+    ]
+    optimizer.load_state_dict(saved)
+    for group, mine in zip(optimizer.param_groups, made_for_here, strict=True):
+        if isinstance(mine["lr"], Tensor):
+            mine["lr"].fill_(float(group["lr"]))
+        else:
+            mine["lr"] = float(group["lr"])
+        group.update(mine)
+        for parameter in group["params"]:
+            state = optimizer.state[parameter]
+            if isinstance(state.get("step"), Tensor):
+                state["step"] = state["step"].to(parameter.device)
 
 
 def global_norm(parameters: Iterable[nn.Parameter]) -> Tensor:

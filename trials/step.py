@@ -103,7 +103,7 @@ class Step(ABC):
             self._update("d", fake_loss, extras)
             return real_logits, fake_logits, real_loss, fake_loss, extras
         if hyper["d_update"] == "mixed" or self._joins:
-            real_logits, fake_logits = self._judge_both(real, labels, fake, fake_labels)
+            real_logits, fake_logits = self._judge_both(i, real, labels, fake, fake_labels)
         else:
             real_logits, fake_logits = self._judge(real, labels), self._judge(fake, fake_labels)
         real_loss = real_term(loss, real_logits, target)
@@ -191,9 +191,12 @@ class Step(ABC):
 
     @abstractmethod
     def _judge_both(
-        self, real: Images, labels: Tensor | None, fake: Images, fake_labels: Tensor | None
+        self, i: int, real: Images, labels: Tensor | None, fake: Images, fake_labels: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """D's logits of real and fake images that it sees as one batch; for mixed updates a shuffled one."""
+        """D's logits of real and fake images that it sees as one batch; for mixed updates a shuffled one.
+
+        i: D's update number.
+        """
 
     @abstractmethod
     def _penalty(
@@ -221,7 +224,12 @@ class Trainer(Step):
         self.hyper = spec.training
         self.images = images
         self._labels = labels if self.gan.n_classes else None
-        self.feed = Feed(spec, self.gan, len(images), images.device)
+        on_device = any(
+            isinstance(group["lr"], Tensor)
+            for optimizer in (state.g_optimizer, state.d_optimizer)
+            for group in optimizer.param_groups
+        )
+        self.feed = Feed(spec, self.gan, len(images), images.device, rates=on_device)
         self._augment = augmentation(spec) if self.hyper["augment"] else None
         self._augment_noise = torch.Generator(images.device)
         self.precision: Callable[[], contextlib.AbstractContextManager[object]] = (
@@ -336,7 +344,7 @@ class Trainer(Step):
         return _full(logits)
 
     def _judge_both(
-        self, real: Images, labels: Tensor | None, fake: Images, fake_labels: Tensor | None
+        self, i: int, real: Images, labels: Tensor | None, fake: Images, fake_labels: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         n = int(self.hyper["batch_size"])
         both = _join(real, fake)
@@ -345,16 +353,12 @@ class Trainer(Step):
             logits = self._judge(both, both_labels)
             return logits[:n], logits[n:]
         # Shuffled, so that a layer that looks at its neighbours in the batch sees real and fake together.
-        order = self.draw_order(2 * n)
+        order = self.row["orders"][i]
         logits = self._judge(
             _each(both, lambda x: x[order]), None if both_labels is None else both_labels[order]
         )
         logits = torch.empty_like(logits).index_copy(0, order, logits)
         return logits[:n], logits[n:]
-
-    def draw_order(self, n: int) -> Tensor:
-        """A random order of n images."""
-        return torch.randperm(n, generator=self.state.noise, device=self.state.noise.device)
 
     def _penalty(
         self, real: Images, fake: Images, labels: Tensor | None, extras: dict[str, Tensor]

@@ -15,8 +15,9 @@ from trials.data import resident_images, resident_labels
 from trials.errors import DivergedError, FencedError
 from trials.loop import training
 from trials.packs import Pack
+from trials.recorded import Recorded
 from trials.reports import Assignment, Outcome, Report, State
-from trials.step import Trainer
+from trials.step import Step, Trainer
 
 Said = tuple[str, int, Report | Outcome]
 """Trial key, attempt, and what it said."""
@@ -45,7 +46,9 @@ class Attempts:
         kernels.use_precision(str(first.spec.training["precision"]))
         self._members = [_Member(assignment=a, training=_training(a)) for a in assignments]
         self._stopping = False
-        self._pack: Pack | None = None
+        self._recorded = first.recorded
+        self._taking: Step | Recorded | None = None
+        """What takes the steps of those that are at it."""
 
     @property
     def ended(self) -> bool:
@@ -113,19 +116,20 @@ class Attempts:
         ready = [member for member in self._members if member.trainer]
         trainers = [member.trainer for member in ready if member.trainer]
         try:
-            if len(trainers) == 1:
-                self._pack = None
-                trainers[0].state.give_dropout_back()
-                trainers[0].step()
-            elif trainers:
-                if self._pack is None or self._pack.trainers != trainers:
-                    self._pack = Pack(trainers)
-                self._pack.step()
+            if self._taking is None or list(self._taking.members) != trainers:
+                self._taking = self._together(trainers)
+            self._taking.step()
         except Exception as error:
             return [self._end(member, _outcome(error, member.step)) for member in ready]
         for member in ready:
             member.trainer = None
         return []
+
+    def _together(self, trainers: list[Trainer]) -> Step | Recorded:
+        if len(trainers) == 1:
+            trainers[0].state.give_dropout_back()
+        step = trainers[0] if len(trainers) == 1 else Pack(trainers)
+        return Recorded(step) if self._recorded else step
 
 
 def _training(assignment: Assignment) -> Generator[Report | Trainer, bool | None, None]:

@@ -37,33 +37,38 @@ def test_on_request_every_study_is_measured_and_its_time_told() -> None:
     assert 0.05 < packing.seconds < 100  # 4 trials of 400 steps, two at once
 
 
-@pytest.mark.parametrize(
-    ("pack", "slots", "words"),
-    [
-        ("off", TWO, "alone, as execution.pack is off"),
-        ("auto", Slots(cpu=1, gpu=0.5, count=2), "alone, as packs have not been measured on GPUs yet"),
-    ],
-)
-def test_packs_can_be_off(pack: str, slots: Slots, words: str) -> None:
-    study = tiny_study(execution={"pack": pack})
-    packing = choose_packs(study, slots, "default")
-    assert packing.words == (words,)
+def test_packs_can_be_off() -> None:
+    study = tiny_study(execution={"pack": "off"})
+    packing = choose_packs(study, TWO, "default")
+    assert packing.words == ("alone, as execution.pack is off",)
     assert size_of(packing, study) == 1
+
+
+def test_recorded_steps_are_chosen_by_the_same_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    study = tiny_study()
+    found = Calibration(alone_ms=10.0, packed_ms={2: 9.9}, recorded_ms={1: 3.0, 2: 2.9})
+    monkeypatch.setattr(execution, "_measured", lambda *_, **__: found)
+    packing = choose_packs(study, Slots(cpu=1, gpu=0.5, count=2), "default")
+    spec = trial_spec(study, {"lr": 1e-3}, 0, "0")
+    assert (packing.size(spec), packing.is_recorded(spec)) == (1, True)
+    assert packing.words == (
+        "obs_mlp: alone, recorded (10 ms a step alone, 9.9 ms in packs of 2, 3 ms a step alone recorded, "
+        "2.9 ms in packs of 2 recorded)",
+    )
 
 
 def test_a_number_is_taken_at_its_word_but_for_what_has_no_batched_form() -> None:
     arms: dict[str, Any] = {
         "mlp": {},
         "conv": {"model": "obs_dcgan"},
-        "norm": {"fixed": {"spectral_norm": "d"}},
+        "groups": {"fixed": {"spectral_norm": "d"}},
     }
     study = tiny_study(arms=arms, space={}, fixed={"latent_dim": 4}, execution={"pack": 6})
     packing = choose_packs(study, TWO, "default")
-    assert [size_of(packing, study, arm=name) for name in arms] == [6, 1, 1]
+    assert [size_of(packing, study, arm=name) for name in arms] == [6, 1, 6]
     assert packing.words == (
         "obs_mlp: packs of up to 6, as execution.pack says",
         "obs_dcgan: alone, as there is no batched form of _DcganDiscriminator, _DcganGenerator",
-        "obs_mlp: alone, as there is no batched form of Linear with a computed weight",
     )
 
 

@@ -45,7 +45,7 @@ def test_packs_are_measured_up_to_the_trials_there_are(most: int, sizes: list[in
 def test_a_slow_trial_is_measured_once_next_to_one_size(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
 
-    def slow(work: Callable[[], object], repeats: int) -> float:
+    def slow(work: Callable[[], object], repeats: int, _: torch.device) -> float:
         calls.append(repeats)
         return 1000.0
 
@@ -66,13 +66,45 @@ def test_what_cannot_or_need_not_be_packed_says_why() -> None:
     alone = calibrate(small_spec("improved"), SHAPE, "default", most=1)
     assert (alone.size, alone.reason) == (1, "there is no trial to share with")
     assert alone.alone_ms is not None
-    short = calibrate(small_spec("improved"), SHAPE, "default", worth=lambda _: "the study is short")
-    assert short.words.startswith("alone, as the study is short (")
+    short = calibrate(small_spec("improved"), SHAPE, "default", least_ms=1e9)
+    assert short.words.startswith("alone, as the study is too short for packs to matter (")
+    unwanted = calibrate(small_spec("improved"), SHAPE, "default", off=True)
+    assert unwanted.words.startswith("alone, as execution.pack is off (")
     conv = calibrate(small_spec("obs_dcgan"), SHAPE, "default", measure_alone=False)
     assert conv.alone_ms is None
     assert conv.words == "alone, as there is no batched form of _DcganDiscriminator, _DcganGenerator"
     assert why_alone(small_spec("obs_dcgan"), SHAPE) == conv.reason
     assert why_alone(small_spec("obs_mlp"), SHAPE) == ""
+
+
+def test_memory_is_measured_and_bounds_the_packs() -> None:
+    found = calibrate(small_spec("obs_mlp", width=64), SHAPE, "default", most=8)
+    least = module._state_mb(
+        module._trainers(small_spec("obs_mlp", width=64), SHAPE, 1, torch.device("cpu"))[0]
+    )
+    assert list(found.memory_mb) == [1, 2, 4, 8]
+    assert all(mb >= size * least for size, mb in found.memory_mb.items())
+    assert "MB)" in found.words
+    tight = calibrate(small_spec("obs_mlp", width=64), SHAPE, "default", most=8, budget_mb=0.0)
+    assert (tight.size, tight.packed_ms) == (1, {})
+    assert tight.reason == "two trials take more memory than the 0 MB that a worker has"
+
+
+@pytest.mark.parametrize(
+    ("recorded_ms", "size", "recorded", "step_ms"),
+    [
+        ({1: 2.0, 4: 1.0}, 4, True, 1.0),
+        ({1: 2.0, 4: 1.95}, 1, True, 2.0),
+        ({1: 20.0, 4: 20.0}, 4, False, 5.0),
+        ({1: 1.0}, 1, True, 1.0),
+    ],
+)
+def test_a_recording_is_taken_where_it_is_faster(
+    recorded_ms: dict[int, float], size: int, recorded: bool, step_ms: float
+) -> None:
+    found = Calibration(alone_ms=10.0, packed_ms={4: 5.0}, recorded_ms=recorded_ms)
+    assert (found.size, found.recorded, found.step_ms) == (size, recorded, step_ms)
+    assert ("recorded (" in found.words) is recorded
 
 
 def test_measuring_leaves_the_process_as_it_was() -> None:

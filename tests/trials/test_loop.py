@@ -27,10 +27,10 @@ from tests.trials.helpers import (
 )
 from trials import loop
 from trials.errors import DivergedError, FencedError
+from trials.feed import DataOrder
 from trials.loop import train
 from trials.reports import TRAIN_METRICS, Report
 from trials.spec import TrialSpec
-from trials.feed import DataOrder
 
 OPTIMIZERS = ("adam", "rmsprop", "sgd")
 

@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state
+from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
 import models
-from models._batched import Batched
+from models._batched import Batched, layers_without_twin
 from models._layers import MinibatchStddev, PixelNorm
 from tests.trials.helpers import images_for, labels_for, small_spec
 from trials import step as step_module
@@ -43,7 +44,20 @@ CASES: dict[str, dict[str, Any]] = {
     "obs_mlp mixed": {"d_update": "mixed", "n_critic": 2, "real_batch": "fresh", "minibatch_stddev": True},
     "rnn_timestep": {},
     "rnn_timestep 16": {"timesteps": 16, "head": "sigmoid", "minibatch_stddev": True},
+    "obs_mlp slopes": {"gradient_penalty": 10.0, "spectral_norm": "d", "gp_target": 0.5},
+    "improved slopes": {"gradient_penalty": 1.0, "gp_alpha": "normal", "d_update": "mixed", "dropout": 0.3},
+    "baseline slopes": {"gradient_penalty": 1.0, "minibatch_stddev": True, "minibatch_stddev_group": 4},
+    "obs_mlp spectral": {"spectral_norm": "d", "n_critic": 2, "ema": 0.9},
+    "improved spectral": {"spectral_norm": "both", "d_update": "separate", "l2": 1e-3},
+    "obs_mlp equalised": {"equalized_lr": True},
+    "improved equalised": {"equalized_lr": True, "gradient_penalty": 1.0, "pixel_norm": "after"},
+    "improved groups": {"minibatch_stddev": True, "minibatch_stddev_group": 2, "batch_size_g": 12},
     "rnn_timestep rows": {"sections": "rows", "d_all_layers": True, "d_input_proj": True, "dropout": 0.0},
+    "rnn_timestep slopes": {"gradient_penalty": 1.0, "g_layers": 1},
+    "rnn_timestep both": {"spectral_norm": "d", "gradient_penalty": 1.0, "d_input_proj": True, "g_layers": 1},
+    "rnn_timestep spectral": {"spectral_norm": "both", "g_layers": 1},
+    "rnn_timestep equalised": {"equalized_lr": True, "d_input_proj": True, "head": "sigmoid"},
+    "rnn_timestep groups": {"minibatch_stddev": True, "minibatch_stddev_group": 4, "d_layers": 1},
 }
 
 
@@ -60,12 +74,13 @@ def float64(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def losses(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
-    """Grows with every step by its losses: those of D on real and fake, and of G; (3,), or (3, K)."""
+    """Grows with every step by its losses: those of D on real and fake, of G, and the penalties; (L,) or (L, K)."""
     seen: list[Tensor] = []
     for kind in (Trainer, Pack):
 
         def end(self: Step, *figures: Any, original: Callable[..., None] = kind._end) -> None:
-            seen.append(torch.stack([x.detach() for x in figures[:3]]))
+            penalties: dict[str, Tensor] = figures[-1]
+            seen.append(torch.stack([x.detach() for x in (*figures[:3], *penalties.values())]))
             original(self, *figures)
 
         monkeypatch.setattr(kind, "_end", end)
@@ -97,7 +112,7 @@ def compared(case: str, steps: int, losses: list[Tensor]) -> float:
         trainer = trainers(model, arms[: i + 1], pack=False)[-1]
         for _ in range(steps):
             trainer.step()
-        alone.append(torch.stack(losses))  # (steps, 3)
+        alone.append(torch.stack(losses))  # (steps, L)
     losses.clear()
     pack = Pack(trainers(model, arms, pack=True))
     for _ in range(steps):
@@ -137,7 +152,7 @@ def test_a_trial_that_is_not_finite_leaves_the_others_untouched(losses: list[Ten
     assert torch.equal(poisoned[:, :, [0, 2]], torch.stack(losses)[:, :, [0, 2]])
 
 
-@pytest.mark.parametrize("case", ["obs_mlp averaged", "improved limits", "rnn_timestep"])
+@pytest.mark.parametrize("case", ["obs_mlp averaged", "improved limits", "improved spectral", "rnn_timestep"])
 @pytest.mark.usefixtures("float64")
 def test_a_trial_moves_between_a_pack_and_being_alone(case: str, losses: list[Tensor]) -> None:
     """Saved in a pack it goes on alone, and saved alone it goes on in a pack, as if nothing had happened."""
@@ -149,7 +164,7 @@ def test_a_trial_moves_between_a_pack_and_being_alone(case: str, losses: list[Te
     losses.clear()
     for _ in range(20):
         through.step()
-    wanted = torch.stack(losses)  # (steps, 3, K)
+    wanted = torch.stack(losses)  # (steps, L, K)
 
     for k, state in enumerate(saved):
         alone = trainers(model, arms[: k + 1], pack=False)[-1]
@@ -213,17 +228,49 @@ def test_every_model_has_a_batched_form_or_a_reason(model: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "options",
+    [
+        {"spectral_norm": "both", "gradient_penalty": 1.0},
+        {"equalized_lr": True},
+        {"minibatch_stddev": True, "minibatch_stddev_group": 4},
+    ],
+)
+@pytest.mark.parametrize("model", ["obs_mlp", "improved", "baseline", "rnn_timestep"])
+def test_every_stabiliser_of_mlps_and_lstms_has_a_batched_form(model: str, options: dict[str, Any]) -> None:
+    spec = small_spec(model, **options)
+    gan = models.build(spec.model, (1, 8, 8), spec.model_params, spec.n_classes)
+    assert alone_because(spec, gan) is None
+
+
+@pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"spectral_norm": "d"}, "Linear with a computed weight"),
-        ({"equalized_lr": True}, "Linear with a computed weight"),
-        ({"gradient_penalty": 1.0}, "a gradient penalty"),
+        ({"spectral_norm": "d"}, "_DcganDiscriminator, _DcganGenerator"),
+        ({"multi_scale": True}, "images of several scales"),
     ],
 )
 def test_what_has_no_batched_form_is_named(options: dict[str, Any], words: str) -> None:
-    spec = small_spec("improved", **options)
+    spec = small_spec("obs_dcgan", **options)
     gan = models.build(spec.model, (1, 8, 8), spec.model_params)
-    assert words in str(alone_because(spec, gan))
+    assert alone_because(spec, gan) == f"there is no batched form of {words}"
+
+
+def test_computed_weights_without_a_twin_are_named_and_layers_by_what_they_were() -> None:
+    net = nn.Sequential(spectral_norm(nn.Conv2d(1, 1, 1)), weight_norm(nn.Linear(2, 2)))
+    assert set(layers_without_twin(net)) == {"Linear with a computed weight", "Conv2d"}
+
+
+def test_spectral_norm_finds_the_largest_singular_value_of_every_network() -> None:
+    torch.manual_seed(0)
+    layers = [nn.Linear(5, 7) for _ in range(3)]
+    weights = [layer.weight.detach().clone() for layer in layers]
+    batched = Batched([spectral_norm(layer) for layer in layers], [])
+    for _ in range(100):
+        out = batched(torch.eye(5).expand(3, 5, 5))  # (K, out, in): the weights, plus the bias
+    for layer, weight, mine in zip(layers, weights, out, strict=True):
+        assert torch.allclose(
+            mine - layer.bias[:, None], weight / torch.linalg.matrix_norm(weight, 2), atol=1e-6
+        )
 
 
 def test_trials_share_a_key_unless_shapes_or_steps_differ() -> None:
@@ -236,7 +283,12 @@ def test_trials_share_a_key_unless_shapes_or_steps_differ() -> None:
         {"precision": "bf16"},
         {"dropout": 0.5},
         {"l2": 0.1},
+        {"gradient_penalty": 1.0},
+        {"spectral_norm": "d"},
     )
     assert {fusion_key(small_spec("obs_mlp", **change)) for change in same} == {fusion_key(base)}
     assert fusion_key(base) not in {fusion_key(small_spec("obs_mlp", **change)) for change in other}
     assert fusion_key(small_spec("obs_mlp", dropout=0.5)) == fusion_key(small_spec("obs_mlp", dropout=0.2))
+    slopes = fusion_key(small_spec("obs_mlp", gradient_penalty=1.0))
+    assert slopes == fusion_key(small_spec("obs_mlp", gradient_penalty=10.0, gp_target=0.0))
+    assert slopes != fusion_key(small_spec("obs_mlp", gradient_penalty=1.0, gp_alpha="normal"))
