@@ -1,9 +1,10 @@
 """Packs against trials one after the other, and against the tutorial loop: one core, and two.
 
-    python benchmarks/pack.py [--rounds 5] [--seconds 2] [--sizes 1,2,4,8] [--only obs_mlp]
+    python benchmarks/pack.py [--rounds 5] [--seconds 2] [--sizes 1,2,4,8,16,32] [--only obs_mlp]
 
 The first table is one process of one thread. The second is two of them side by side, as on a machine of two cores:
-images per second of both together.
+images per second of both together, packed as a study with `execution: {pack: auto}` would choose. The third says why
+convolutions have no batched form on a CPU: K of them against one grouped convolution, forward and backward.
 """
 
 from __future__ import annotations
@@ -16,10 +17,12 @@ from statistics import median
 from typing import Any
 
 import torch
-from _common import digits, make_spec, make_trainer, per_second, steps_of, table, tutorial, where
+from _common import SIDE, digits, make_spec, make_trainer, per_second, steps_of, table, tutorial, where
+from torch import nn
 
 from models import Value
 from trials import kernels
+from trials.calibrate import calibrate
 from trials.packs import Pack
 
 SMALL_LSTM: dict[str, Value] = {"g_layers": 2, "d_layers": 2, "g_hidden": 128, "d_hidden": 128}
@@ -28,6 +31,8 @@ CASES: dict[str, tuple[str, dict[str, Value], dict[str, Value]]] = {
     "improved": ("improved", {}, {}),
     "obs_mlp": ("obs_mlp", {}, {"batch_size": 64}),
     "obs_mlp, bf16": ("obs_mlp", {}, {"batch_size": 64, "precision": "bf16"}),
+    "obs_mlp, spectral norm": ("obs_mlp", {"spectral_norm": "d"}, {"batch_size": 64}),
+    "improved, gradient penalty": ("improved", {}, {"gradient_penalty": 10.0}),
     "rnn_timestep T=4": ("rnn_timestep", SMALL_LSTM, {}),
     "rnn_timestep T=4, bf16": ("rnn_timestep", SMALL_LSTM, {"precision": "bf16"}),
     "rnn_timestep T=16": ("rnn_timestep", {**SMALL_LSTM, "timesteps": 16}, {}),
@@ -38,7 +43,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2.0, help="of each variant in a round")
-    parser.add_argument("--sizes", default="1,2,4,8")
+    parser.add_argument("--sizes", default="1,2,4,8,16,32")
     parser.add_argument("--only", default="", help="cases whose name begins so")
     options = parser.parse_args()
     cases = {name: case for name, case in CASES.items() if name.startswith(options.only)}
@@ -54,26 +59,68 @@ def main() -> None:
     print(table(["one core", "alone, images/s", *(f"pack of {size}" for size in sizes)], rows), "\n")
     rows = []
     for name in cases:
-        kinds = ["alone", "pack of 4"] if "rnn" in name else ["tutorial", "alone", "pack of 4"]
-        together = {kind: [0.0] for kind in kinds}
-        for _ in range(options.rounds):
+        model, params, training = CASES[name]
+        found = calibrate(
+            make_spec(model, params, training), (1, SIDE, SIDE), "onednn" if MATMUL == "onednn" else "default"
+        )
+        prepare()
+        kinds = [] if "rnn" in name else ["tutorial"]
+        kinds += ["0"] if found.size == 1 else ["0", str(found.size)]
+        together = {kind: [two_processes(name, kind, options.seconds) for _ in range(1)] for kind in kinds}
+        for _ in range(options.rounds - 1):
             for kind in kinds:
                 together[kind].append(two_processes(name, kind, options.seconds))
-        rate = {kind: median(values[1:]) for kind, values in together.items()}
+        rate = {kind: median(values) for kind, values in together.items()}
+        chosen = rate[kinds[-1]]
         rows.append(
             [
                 name,
                 f"{rate['tutorial']:,.0f}" if "tutorial" in rate else "-",
-                f"{rate['alone']:,.0f}",
-                f"{rate['pack of 4']:,.0f}",
-                f"{rate['pack of 4'] / rate['tutorial']:.2f}" if "tutorial" in rate else "-",
-                f"{rate['pack of 4'] / rate['alone']:.2f}",
+                f"{rate['0']:,.0f}",
+                f"packs of {found.size}" if found.size > 1 else "alone",
+                f"{chosen:,.0f}",
+                f"{chosen / rate['tutorial']:.2f}" if "tutorial" in rate else "-",
+                f"{chosen / rate['0']:.2f}",
             ]
         )
     print(table(
-        ("two cores", "two tutorials, images/s", "two trials", "two packs of 4", "packs / tutorials", "packs / trials"),
+        ("two cores", "two tutorials, images/s", "two trials alone", "auto chose", "two workers as chosen",
+         "chosen / tutorials", "chosen / alone"),
         rows,
+    ), "\n")  # fmt: skip
+    print(table(
+        ("convolutions, forward and backward", *(f"K={size}" for size in sizes if size > 1)),
+        [grouped(name, [size for size in sizes if size > 1], options.rounds) for name in CONVOLUTIONS],
     ))  # fmt: skip
+
+
+CONVOLUTIONS: dict[str, tuple[type[nn.Conv2d] | type[nn.ConvTranspose2d], int, int, int]] = {
+    "16 to 32 channels, 16x16 in": (nn.Conv2d, 16, 32, 16),
+    "32 to 64 channels, 8x8 in": (nn.Conv2d, 32, 64, 8),
+    "transposed, 64 to 32 channels, 8x8 in": (nn.ConvTranspose2d, 64, 32, 8),
+}
+
+
+def grouped(name: str, sizes: list[int], rounds: int) -> list[str]:
+    """Speed of one grouped convolution (4x4, stride 2, 64 images) relative to K of them."""
+    kind, n_in, n_out, side = CONVOLUTIONS[name]
+    cells = [name]
+    for k in sizes:
+        own = [kind(n_in, n_out, 4, stride=2, padding=1) for _ in range(k)]
+        together = kind(k * n_in, k * n_out, 4, stride=2, padding=1, groups=k)
+        x = torch.randn(64, n_in, side, side, requires_grad=True)
+        wide = torch.randn(64, k * n_in, side, side, requires_grad=True)
+
+        def apart(own: Any = own, x: torch.Tensor = x) -> None:
+            for layer in own:
+                layer(x).sum().backward()
+
+        def at_once(together: Any = together, wide: torch.Tensor = wide) -> None:
+            together(wide).sum().backward()
+
+        rates = per_second({"apart": (apart, 1), "at once": (at_once, 1)}, rounds, 0.2)
+        cells.append(f"{rates['at once'] / rates['apart']:.2f}")
+    return cells
 
 
 MATMUL = ""
@@ -134,7 +181,7 @@ def _run(name: str, kind: str, seconds: float, matmul: str, barrier: Any, queue:
         batch = int(training.get("batch_size", 100))
         step, images = tutorial(model, params, batch), batch
     else:
-        step, images = work_of(name, 0 if kind == "alone" else 4)
+        step, images = work_of(name, int(kind))
     step()
     step()
     barrier.wait()

@@ -20,7 +20,7 @@ from orchestrator import arms
 from orchestrator.machine import Slots
 from orchestrator.study import Choices, StudySpec, n_images
 from trials.calibrate import Calibration, calibrate, why_alone
-from trials.kernels import Matmul, probe_matmul
+from trials.kernels import Matmul
 from trials.packs import fusion_key
 from trials.spec import TrialSpec
 
@@ -54,11 +54,6 @@ class Packing:
 
     def is_recorded(self, spec: TrialSpec) -> bool:
         return fusion_key(spec) in self.recorded
-
-
-def matmul_of_this_machine() -> Matmul:
-    """The matrix kernels that a study begun now would use."""
-    return probe_matmul().matmul
 
 
 def choose_packs(study: StudySpec, slots: Slots, matmul: Matmul, *, measure_all: bool = False) -> Packing:

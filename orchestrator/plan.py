@@ -43,7 +43,8 @@ class NamedArm(TypedDict):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """`arms` are the labels of a grid's arms; a search proposes its own. `problem`: why it cannot run here.
-    `pack`: how trials share workers, in words; `seconds`: of training steps, where they were measured.
+    `pack`: how trials share workers, in words; `kernels`: who multiplies matrices, and `seconds`: of training steps,
+    where they were measured.
     `named`: what each named arm changes, and its steps. `uncounted`: some arm's length is in epochs of a folder
     whose images cannot be counted yet. `missing`: datasets that are not here, with where they were looked for,
     and pictures of kinds that are not read.
@@ -66,6 +67,7 @@ class Plan:
     missing: list[str]
     claims: int
     pack: list[str]
+    kernels: str | None
     seconds: float | None
     problem: str | None
 
@@ -83,16 +85,19 @@ def make_plan(study: StudySpec, missing: Sequence[str] = (), *, measure: bool = 
     points = arms.grid(study) if study.search.sampler == "grid" else []
     lengths = [_length(study, point) for point in points or _first_arms(study)]
     n_trials = n_arms * len(study.seeds)
-    pack, seconds = ["auto: measured at submit"], None
+    pack, seconds, kernels = ["auto: measured at submit"], None, None
     if study.execution.pack != "auto":
         pack = [str(study.execution.pack)]
     try:
         granted = slots(study.resources, machine, n_trials)
         at_once, problem = granted.count, None
         if measure:
-            from orchestrator.execution import choose_packs, matmul_of_this_machine
+            from orchestrator.execution import choose_packs
+            from trials.kernels import probe_matmul
 
-            packing = choose_packs(study, granted, matmul_of_this_machine(), measure_all=True)
+            probe = probe_matmul()
+            kernels = "torch's own, as on every GPU" if granted.gpu else f"{probe.matmul} ({probe.words})"
+            packing = choose_packs(study, granted, probe.matmul, measure_all=True)
             pack, seconds = list(packing.words), packing.seconds
     except UsageError as error:
         at_once, problem = 0, str(error)
@@ -125,6 +130,7 @@ def make_plan(study: StudySpec, missing: Sequence[str] = (), *, measure: bool = 
         missing=list(missing),
         claims=len(study.claims),
         pack=pack,
+        kernels=kernels,
         seconds=seconds,
         problem=problem,
     )
@@ -224,6 +230,8 @@ def plan_table(plan: Plan) -> Group:
     if plan.claims:
         facts.add_row("claims", f"{plan.claims}, read but not judged in this version")
     facts.add_row("packs", "\n".join(plan.pack))
+    if plan.kernels is not None:
+        facts.add_row("kernels", plan.kernels)
     if plan.seconds is not None:
         facts.add_row(
             "time", f"about {_duration(plan.seconds)} of training steps, without pictures and evaluations"

@@ -155,7 +155,13 @@ def calibrate(
         for _ in range(1 if slow else _ROUNDS):  # in turns, so that a busy moment meets all of them
             for (size, is_recorded), work in ways.items():
                 taken[size, is_recorded].append(_ms(work, repeats, on) / size)
-    medians = {way: median(values) for way, values in taken.items()}
+    alone_each = taken[1, False]
+    # Relative to alone in the same round: what the machine does meanwhile meets both.
+    medians = {
+        way: median(alone_each)
+        * median(ms / ms_alone for ms, ms_alone in zip(values, alone_each, strict=True))
+        for way, values in taken.items()
+    }
     return Calibration(
         alone_ms=medians[1, False],
         packed_ms={size: ms for (size, rec), ms in medians.items() if size > 1 and not rec},

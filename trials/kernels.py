@@ -36,6 +36,11 @@ class Probe:
     speedup: float
     error: float
 
+    @property
+    def words(self) -> str:
+        """The figures for people."""
+        return f"onednn {self.speedup:.2f}x as fast as default, relative error {self.error:.1e}"
+
 
 def probe_matmul() -> Probe:
     """Time both kernels on this machine, one thread, about 50 ms; oneDNN if it is faster and as accurate.

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from orchestrator.backends.inline import InlineBackend
+from orchestrator.sweep import Sweep
 from orchestrator.testing import BackendContract, make_sweep, run_sweep, tiny_study
+from tests.trials.test_recorded import tape
+from trials import worker
+from trials.recorded import Recorded
 from trials.reports import State
 
 
@@ -24,6 +29,25 @@ class TestPackedInlineBackend(BackendContract):
 
     def make_backend(self) -> InlineBackend:
         return InlineBackend()
+
+
+class _Recording(InlineBackend):
+    def run(self, sweep: Sweep) -> None:
+        sweep.recorded = lambda _: True
+        super().run(sweep)
+
+
+class TestRecordedInlineBackend(BackendContract):
+    """Nor do recorded steps, alone or in packs."""
+
+    PACK = 3
+
+    @pytest.fixture(autouse=True)
+    def recorded_on_a_tape(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(worker, "Recorded", partial(Recorded, record=tape))
+
+    def make_backend(self) -> InlineBackend:
+        return _Recording()
 
 
 def test_a_pack_shrinks_as_its_trials_end_and_all_of_them_complete(tmp_path: Path) -> None:

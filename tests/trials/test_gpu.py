@@ -99,7 +99,7 @@ def test_a_pack_on_the_device_computes_what_its_trials_compute_alone(model: str,
         small_spec(model, steps=200, seed=seed, lr=lr, dropout=0.0) for seed, lr in enumerate((1e-3, 1e-4))
     ]
     wanted = [losses(trainer(spec), 10)[0] for spec in specs]
-    pack: Step | Recorded = Pack([trainer(spec, pack=True) for spec in specs])
+    pack = Pack([trainer(spec, pack=True) for spec in specs])
     assert alone_because(specs[0], pack.members[0].gan) is None
     found = losses(Recorded(pack) if recorded else pack, 10)
     for mine, theirs in zip(found, wanted, strict=True):
