@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+import models
 from tests.trials.helpers import images_for, labels_for, small_spec
 from trials.feed import DataOrder
 from trials.state import TrainState, fresh_state
@@ -56,6 +57,17 @@ def updates_of(optimizer: torch.optim.Optimizer) -> list[None]:
     made: list[None] = []
     optimizer.register_step_pre_hook(lambda *_: made.append(None))
     return made
+
+
+@pytest.mark.parametrize("model", models.names())
+def test_gradients_have_the_strides_of_their_parameters(model: str) -> None:
+    """The fused optimisers on a CPU compute wrong updates from others, without a word."""
+    trainer = begin(model, augment=False)
+    trainer.step()
+    for net in (trainer.gan.generator, trainer.gan.discriminator):
+        for parameter in net.parameters():
+            assert parameter.grad is not None
+            assert parameter.grad.stride() == parameter.stride()
 
 
 # Targets
