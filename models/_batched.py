@@ -196,7 +196,9 @@ class Batched:
         gradients = torch.autograd.grad(loss, list(self.weights.values()))
         for of_all, gradient in zip(self.parameters, gradients, strict=True):
             # The fused optimisers on a CPU take the strides of a gradient to be those of its parameter, unasked.
-            for parameter, mine in zip(of_all, gradient.contiguous().unbind(0), strict=True):
+            # Being contiguous leaves the strides of axes of length 1 open; made of one axis they are the usual ones.
+            whole = gradient.contiguous().view(-1).view(gradient.shape)
+            for parameter, mine in zip(of_all, whole.unbind(0), strict=True):
                 parameter.grad = mine
 
 

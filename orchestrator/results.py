@@ -10,7 +10,6 @@ from pathlib import Path
 from orchestrator.home import StudyFiles
 from orchestrator.journal import TrialReported, read
 from orchestrator.leaderboard import Standing
-from orchestrator.records import TrialRecord
 from trials.plots import Curve, Seeds, picture_sheet, plot_accuracy, plot_losses
 
 MAX_PANELS = 12
@@ -27,16 +26,6 @@ def curves(files: StudyFiles, keys: Iterable[str]) -> dict[str, dict[str, Curve]
                     steps.append(step)
                     values.append(value)
     return {key: dict(metrics) for key, metrics in found.items()}
-
-
-def write_trial_plots(files: StudyFiles, trial: TrialRecord) -> list[Path]:
-    """losses.png and accuracy.png of one trial, in its directory; nothing when it logged nothing."""
-    seeds: Seeds = [curves(files, [trial.key])[trial.key]]
-    if not seeds[0]:
-        return []
-    directory = files.trial(trial.key)
-    title = {f"{trial.label} seed={trial.seed}": seeds}
-    return [plot_losses(directory / "losses.png", title), plot_accuracy(directory / "accuracy.png", title)]
 
 
 def write_study_plots(files: StudyFiles, standings: list[Standing]) -> dict[str, Path]:

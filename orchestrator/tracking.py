@@ -2,7 +2,8 @@
 
 shipper.py sends events again after a crash or an outage. Nothing doubles, because
 
-- an experiment is found by its name and a run by its trial key before one is created;
+- an experiment is found by its name before one is created, and a run by its trial key: at first by a list of all runs
+  of the study, and after a call has failed by asking before and after each creation;
 - metric rows carry the journal's timestamps, and MLflow keeps one row of identical ones;
 - a picture's file names are the same each time (MLflow's own carry a random part), so it is written over.
 
@@ -20,6 +21,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
+from types import MappingProxyType
 
 from filelock import FileLock
 
@@ -31,12 +33,12 @@ os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # stdou
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
 
 from mlflow import MlflowClient
-from mlflow.entities import Dataset, DatasetInput, Experiment, Metric, Param, RunTag, ViewType
+from mlflow.entities import Dataset, DatasetInput, Experiment, Metric, Param, Run, RunTag, ViewType
 from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_IMAGES
 from PIL import Image, ImageOps
 
 from models import Value
-from orchestrator import arms, results, views
+from orchestrator import arms, views
 from orchestrator.home import StudyFiles, home
 from orchestrator.journal import (
     ArmProposed,
@@ -56,6 +58,7 @@ for noisy in ("alembic", "mlflow"):
     logging.getLogger(noisy).setLevel(logging.ERROR)
 
 BATCH_METRICS = 1000  # MLflow's limit a request
+PAGE = 1000  # runs a request
 COLOURS = ("#00798c", "#d1495b", "#edae49", "#2e933c", "#30638e", "#8f2d56", "#6c757d", "#f4845f", "#5e548e",
            "#3a7d44", "#b08968", "#003d5b")  # fmt: skip
 PREVIEW_END, PREVIEW_SIZE = "+compressed.webp", (256, 256)  # what MLflow's page shows in its grids
@@ -102,7 +105,10 @@ class MlflowSink:
         self._files, self._study, self._connect = files, study, connect
         self._records = Records()
         self._client: MlflowClient | None = None
-        self._runs: dict[str, str] = {}
+        self._runs: dict[str, str] | None = None
+        """By trial key, or the study's name; None until they are listed."""
+        self._careful = False
+        """A call has failed: there may be runs that are not in `_runs`."""
         self._described: set[str] = set()
         self._pictures: dict[str, set[str]] = {}
         self._metrics: dict[str, list[Metric]] = {}
@@ -138,7 +144,6 @@ class MlflowSink:
                 for key, step, path in event.pictures:
                     self._log_picture(run, key, step, self._files.trial(event.key) / path, event.at_ms)
             case TrialEnded():
-                self.flush()
                 self._end_trial(records.trials[event.key], event)
             case StudyEnded():
                 self.flush()
@@ -149,12 +154,20 @@ class MlflowSink:
     def flush(self) -> None:
         """Write the metric rows that wait."""
         for run, rows in self._metrics.items():
-            for start in range(0, len(rows), BATCH_METRICS):
-                self._api.log_batch(run, metrics=rows[start : start + BATCH_METRICS])
+            self._log_rows(run, rows)
         self._metrics.clear()
+
+    def _log_rows(self, run: str, rows: list[Metric], tags: Mapping[str, str] = MappingProxyType({})) -> None:
+        """Metric rows, as many a call as MLflow takes, with the tags in the last one."""
+        head, tail = divmod(len(rows), BATCH_METRICS)
+        for i in range(head):
+            self._api.log_batch(run, metrics=rows[i * BATCH_METRICS : (i + 1) * BATCH_METRICS])
+        if tail or tags:
+            self._api.log_batch(run, metrics=rows[len(rows) - tail :], tags=_tags(tags))
 
     def recover(self) -> None:
         """Forget the rows that wait, which will be sent again, and which pictures have arrived."""
+        self._careful = True
         self._metrics.clear()
         self._pictures.clear()
 
@@ -256,14 +269,17 @@ class MlflowSink:
     # Trials
 
     def _start_trial(self, trial: TrialRecord, event: TrialStarted) -> None:
-        run = self._trial_run(trial)
         tags = {"gan_sweep.state": State.RUNNING.value, "gan_sweep.attempt": str(event.attempt)}
-        self._api.log_batch(run, tags=_tags(tags))
-        self._api.update_run(run, status="RUNNING")
+        known = trial.key in self._known_runs()
+        run = self._trial_run(trial, tags)
+        if known or self._careful:  # a new run carries the tags, and is running
+            self._api.log_batch(run, tags=_tags(tags))
+            self._api.update_run(run, status="RUNNING")
 
-    def _trial_run(self, trial: TrialRecord) -> str:
+    def _trial_run(self, trial: TrialRecord, started: Mapping[str, str] = MappingProxyType({})) -> str:
+        """The trial's run. `started`: tags of a run that is made now."""
         if trial.key in self._described:
-            return self._runs[trial.key]
+            return self._known_runs()[trial.key]
         values = self._records.arms[trial.arm].values
         spec = arms.trial_spec(self._study, values, trial.seed, "")
         tags = {
@@ -273,6 +289,7 @@ class MlflowSink:
             "gan_sweep.arm": trial.label,
             "gan_sweep.seed": str(trial.seed),
             **{name: text for name, text in self._records.provenance.items() if name.startswith("mlflow.")},
+            **started,
         }
         run = self._run("trial", "gan_sweep.trial_key", trial.key, trial.name, tags, self._records.updated_ms)
         params = {
@@ -294,22 +311,52 @@ class MlflowSink:
 
     def _run(self, kind: str, tag: str, value: str, name: str, tags: Mapping[str, str], at_ms: int) -> str:
         """This study's run that carries the tag, created when there is none; of several, the oldest."""
-        if value not in self._runs:
-            found = self._find_runs(tag, value)
+        runs = self._known_runs()
+        if value not in runs:
+            found = self._find_runs(f"tags.`{tag}` = '{value}'") if self._careful else []
             if not found:
                 mine = {"gan_sweep.kind": kind, "gan_sweep.study_uid": self._records.uid, tag: value, **tags}
-                self._api.create_run(self._opened, start_time=at_ms or None, tags=mine, run_name=name)
-                found = self._find_runs(tag, value)  # a call that timed out may have made another one
+                made = self._api.create_run(self._opened, start_time=at_ms or None, tags=mine, run_name=name)
+                found = [made]
+                if self._careful:  # a call that timed out may have made another one
+                    found = self._find_runs(f"tags.`{tag}` = '{value}'")
             for double in found[1:]:
-                self._api.delete_run(double)
-            self._runs[value] = found[0]
-        return self._runs[value]
+                self._api.delete_run(double.info.run_id)
+            runs[value] = str(found[0].info.run_id)
+        return runs[value]
 
-    def _find_runs(self, tag: str, value: str) -> list[str]:
-        query = f"tags.`{tag}` = '{value}' AND tags.`gan_sweep.study_uid` = '{self._records.uid}'"
+    def _known_runs(self) -> dict[str, str]:
+        """This study's runs, as far as they are known: at first all that the store has, the oldest of doubles."""
+        if self._runs is None:
+            listed = dict[str, str]()
+            for run in self._find_runs():
+                tags = run.data.tags
+                name = tags.get("gan_sweep.trial_key") or str(tags.get("gan_sweep.kind"))
+                if name in listed:
+                    self._api.delete_run(run.info.run_id)
+                else:
+                    listed[name] = str(run.info.run_id)
+            self._runs = listed
+        return self._runs
+
+    def _find_runs(self, also: str = "") -> list[Run]:
+        query = f"tags.`gan_sweep.study_uid` = '{self._records.uid}'" + (f" AND {also}" if also else "")
         order = ["attributes.start_time ASC", "attributes.run_id ASC"]
-        found = self._api.search_runs([self._opened], query, ViewType.ACTIVE_ONLY, order_by=order)
-        return [str(run.info.run_id) for run in found]
+        found: list[Run] = []
+        token: str | None = None
+        while True:
+            page = self._api.search_runs(
+                [self._opened],
+                query,
+                ViewType.ACTIVE_ONLY,
+                order_by=order,
+                max_results=PAGE,
+                page_token=token,
+            )
+            found += page
+            token = page.token
+            if not token:
+                return found
 
     def _log_picture(self, run: str, key: str, step: int, path: Path, at_ms: int) -> None:
         """What `log_image(key=, step=, timestamp=)` does, under names that an interrupted upload finds again."""
@@ -336,12 +383,12 @@ class MlflowSink:
         state = State(event.state)
         tags = {"gan_sweep.state": state.value, "gan_sweep.reason": event.reason}
         finals = [Metric(name, value, event.at_ms, event.step) for name, value in trial.finals().items()]
-        self._api.log_batch(run, metrics=finals if state.is_final else [], tags=_tags(tags))
+        rows = self._metrics.get(run, []) + (finals if state.is_final else [])
+        self._log_rows(run, rows, tags)
+        self._metrics.pop(run, None)
         if event.detail:
             self._api.log_text(run, event.detail, f"logs/attempt-{event.attempt}.txt")
         if state.is_final:
-            for plot in results.write_trial_plots(self._files, trial):
-                self._api.log_artifact(run, str(plot), "plots")
             for checkpoint in sorted((self._files.trial(trial.key) / "checkpoints").glob("step_*[0-9]"))[-1:]:
                 self._api.log_artifacts(run, str(checkpoint), f"checkpoints/{checkpoint.name}")
         status = RUN_STATUS[state]

@@ -144,9 +144,6 @@ def test_a_trial_s_run_says_where_it_comes_from(finished: tuple[StudyFiles, Stud
     assert [f.path for f in client.list_artifacts(run.info.run_id, "checkpoints")] == [
         "checkpoints/step_000000012"
     ]
-    assert sorted(f.path for f in client.list_artifacts(run.info.run_id, "plots")) == [
-        "plots/accuracy.png", "plots/losses.png",
-    ]  # fmt: skip
 
 
 def test_the_experiment_carries_the_view_that_the_link_opens(finished: tuple[StudyFiles, StudySpec]) -> None:
@@ -164,6 +161,25 @@ def test_shipping_everything_again_doubles_nothing(
     files.shipped.unlink()
     assert ship(files, study) == 0
     assert_everything_once(tmp_path)
+
+
+def test_a_trial_takes_few_calls(finished: tuple[StudyFiles, StudySpec]) -> None:
+    """What a trial costs beside its training is mostly these calls."""
+    client = open_client()
+    made: list[str] = []
+
+    class Counting:
+        def __getattr__(self, name: str) -> Any:
+            made.append(name)
+            return getattr(client, name)
+
+    assert ship(*finished, lambda: Counting()) == 0
+    n = len(runs("trial"))
+    study_s_own = 3  # the list at first, and its run made and told of
+    assert made.count("search_runs") == 1
+    assert made.count("create_run") == n + 1
+    assert made.count("log_batch") <= 2 * n + study_s_own
+    assert made.count("update_run") == 1
 
 
 class Flaky:
