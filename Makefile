@@ -2,7 +2,7 @@
 # make test   build the environment and run the fast tests
 # make check  what CI runs first: formatting, lints, types, fast tests
 # make test-slow   the smoke budget of every shipped study, without Ray
-# make bench  short benchmarks of one trial and of packs
+# make bench  short benchmarks: one trial, packs, evaluations, what a trial costs beside its training
 # make test-ray, test-browser   the tests that need Ray, a browser
 
 PYTHON ?= python3
@@ -45,6 +45,8 @@ studies/study.schema.json: $(READY) $(wildcard models/*.py trials/*.py orchestra
 bench: $(READY)
 	$(BIN)/python benchmarks/single.py --rounds 3 --seconds 1
 	$(BIN)/python benchmarks/pack.py --rounds 2 --seconds 1 --sizes 4,8
+	$(BIN)/python benchmarks/evaluate.py --rounds 1
+	$(BIN)/python benchmarks/overhead.py --ours 16,100 --stock 16 --warm 4
 
 clean:
 	rm -rf $(VENV)
