@@ -57,7 +57,7 @@ class Stack:
         return weight
 
     def mask(self, shape: Sequence[int]) -> Tensor:
-        """Dropout masks (K, *shape), scaled by 1/(1 - rate), each drawn as the network alone would draw it."""
+        """Dropout masks (K, *shape), scaled by 1/(1 - rate), each drawn as the network alone draws it on a CPU."""
         rates = self.rates[self.prefix.removesuffix(".")]
         kept = [
             torch.empty(tuple(shape), device=draw.device).bernoulli_(1 - rate, generator=draw).div_(1 - rate)
@@ -194,10 +194,16 @@ class Batched:
     def gradients_of(self, loss: Tensor) -> None:
         """Give every network's parameters their gradients of `loss`, the sum of the networks' own losses."""
         gradients = torch.autograd.grad(loss, list(self.weights.values()))
+        seen = set[int]()
         for of_all, gradient in zip(self.parameters, gradients, strict=True):
             # The fused optimisers on a CPU take the strides of a gradient to be those of its parameter, unasked.
             # Being contiguous leaves the strides of axes of length 1 open; made of one axis they are the usual ones.
-            whole = gradient.contiguous().view(-1).view(gradient.shape)
+            # Two parameters that are only ever added, as an LSTM's biases, get one and the same gradient: clipping,
+            # which works in place, must not reach it twice.
+            address = gradient.data_ptr()
+            whole = gradient.clone() if address in seen else gradient
+            seen.add(address)
+            whole = whole.contiguous().view(-1).view(gradient.shape)
             for parameter, mine in zip(of_all, whole.unbind(0), strict=True):
                 parameter.grad = mine
 

@@ -103,8 +103,12 @@ def _measured(slots: Slots, study: StudySpec, *of: Any, **how: Any) -> Calibrati
         free_mb = psutil.virtual_memory().available / 2**20
         mine_mb = SHARE_OF_MEMORY * free_mb / slots.count - WORKER_MB - images_mb
         return calibrate(*of, budget_mb=max(0.0, mine_mb), **how)
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(_on_gpu, min(1.0, slots.gpu), images_mb, *of, **how).result()
+    try:
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+            return pool.submit(_on_gpu, min(1.0, slots.gpu), images_mb, *of, **how).result()
+    except (RuntimeError, OSError) as error:  # of CUDA, or of a process that died
+        reason = f"measuring failed ({type(error).__name__}: {error})".splitlines()[0]
+        return Calibration(alone_ms=None, packed_ms={}, reason=reason)
 
 
 def _on_gpu(share: float, images_mb: float, *of: Any, **how: Any) -> Calibration:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -116,41 +117,56 @@ def calibrate(
             reason = reason or _too_long(spec, image_shape)
             if reason:
                 return Calibration(alone_ms=None, packed_ms={}, reason=reason)
+        if on.type == "cuda":  # kernels are loaded at their first call
+            _ms(alone.step, WARM_UP, on)
         alone_ms = _ms(alone.step, 1, on)
         if alone_ms < SLOW_MS:  # the first step also sets things up
             alone_ms = _ms(alone.step, 1, on)
         taken_mb = {1: max(memory.grown(), _state_mb(alone))}
         slow = alone_ms > SLOW_MS
-        if not reason and alone_ms < least_ms:
+        if alone_ms < least_ms:
             return Calibration(
                 alone_ms=alone_ms, packed_ms={}, memory_mb=taken_mb,
-                reason="the study is too short for packs to matter",
+                reason=reason or "the study is too short for packs to matter",
             )  # fmt: skip
         sizes = [size for size in SIZES[on.type] if size <= most and not (slow and size != min(4, most))]
         fitting = [size for size in sizes or [2] if size * taken_mb[1] <= budget_mb]
         if not reason and not fitting:
             reason = f"two trials take more memory than the {budget_mb:,.0f} MB that a worker has"
         steps: dict[int, Step] = {1: alone}
+        notes: tuple[str, ...] = ()
         for size in [] if reason else fitting:
             memory = _Memory(on)
-            steps[size] = Pack(_trainers(spec, image_shape, size, on))
-            steps[size].step()
+            try:
+                pack = Pack(_trainers(spec, image_shape, size, on))
+                pack.step()
+            except (torch.OutOfMemoryError, MemoryError):
+                notes += (f"packs of {size} take more memory than there is",)
+                break
             taken_mb[size] = max(memory.grown(), size * _state_mb(alone))
             if taken_mb[size] > budget_mb:
-                del steps[size]
                 break
+            steps[size] = pack
         ways: dict[tuple[int, bool], Callable[[], None]] = {
             (k, False): step.step for k, step in steps.items()
         }
-        notes: tuple[str, ...] = ()
         if on.type == "cuda":
-            recorded, notes = _recorded(spec, image_shape, steps, on)
+            memory = _Memory(on)
+            recorded, why = _recorded(spec, image_shape, steps, on)
+            notes += why
+            if recorded:  # their graphs' own memory, shared out by size
+                taken_mb = {
+                    k: mb + memory.grown() * k / sum(recorded) if k in recorded else mb
+                    for k, mb in taken_mb.items()
+                }
             ways |= {(size, True): way for size, way in recorded.items()}
         if reason and len(ways) == 1:
             return Calibration(
                 alone_ms=alone_ms, packed_ms={}, memory_mb=taken_mb, reason=reason, notes=notes
             )
-        repeats = max(1, int(BUDGET_MS / (_ROUNDS * sum(size for size, _ in ways) * max(alone_ms, 1e-3))))
+        # On a CPU a step of a pack of K takes about K steps, on a GPU little more than one.
+        weight = sum(size for size, _ in ways) if on.type == "cpu" else 2 * len(ways)
+        repeats = max(1, int(BUDGET_MS / (_ROUNDS * weight * max(alone_ms, 1e-3))))
         taken: dict[tuple[int, bool], list[float]] = {way: [] for way in ways}
         for _ in range(1 if slow else _ROUNDS):  # in turns, so that a busy moment meets all of them
             for (size, is_recorded), work in ways.items():
@@ -173,30 +189,39 @@ def calibrate(
 
 
 def _recorded(
-    spec: TrialSpec, image_shape: tuple[int, int, int], steps: Mapping[int, Step], on: torch.device
+    spec: TrialSpec,
+    image_shape: tuple[int, int, int],
+    steps: Mapping[int, Step],
+    on: torch.device,
+    record: Callable[[Step], Recorded] = Recorded,
 ) -> tuple[dict[int, Callable[[], None]], tuple[str, ...]]:
     """The steps from recordings, by size, if those are the steps themselves; and why there are none."""
     if refused := why_not(spec, steps[1].gan):
         return {}, (f"not recorded, as {refused}",)
     try:
-        plain, other = (_trainers(spec, image_shape, 1, on)[0] for _ in range(2))
-        recorded = Recorded(other)
-        for _ in range(WARM_UP + 5):
-            plain.step()
-            recorded.step()
-        metrics = [t.state.meter.read(**t.gradient_norms()) for t in (plain, other)]
+        metrics = []
+        for kind in (lambda trainer: trainer, record):
+            (trainer,) = _trainers(spec, image_shape, 1, on)  # which also begins dropout's stream anew
+            way = kind(trainer)
+            for _ in range(WARM_UP + 5):
+                way.step()
+            metrics.append(trainer.state.meter.read(**trainer.gradient_norms()))
+            if isinstance(way, Recorded) and way.failed:
+                return {}, (f"not recorded: {way.failed}",)
         difference = max(
             abs(metrics[1][name] - value) / max(1.0, abs(value)) for name, value in metrics[0].items()
         )
         if not difference <= MOST_DIFFERENCE:
             return {}, (f"not recorded, as recorded steps differ by {difference:.1e}",)
-        ways = {size: Recorded(step) for size, step in steps.items()}
+        ways = {size: record(step) for size, step in steps.items()}
         for way in ways.values():
             for _ in range(WARM_UP + 1):
                 way.step()
-    except RuntimeError as error:  # whatever CUDA cannot record, by its own words
+    except (RuntimeError, MemoryError) as error:
         return {}, (f"not recorded: {error}".splitlines()[0],)
-    return {size: way.step for size, way in ways.items()}, ()
+    failed = [way.failed for way in ways.values() if way.failed]
+    notes = (f"not recorded: {failed[0]}",) if failed else ()
+    return {size: way.step for size, way in ways.items() if not way.failed}, notes
 
 
 class _Memory:
@@ -226,7 +251,8 @@ def _state_mb(trainer: Trainer) -> float:
 
 def _too_long(spec: TrialSpec, image_shape: tuple[int, int, int]) -> str:
     """A step with few images tells whether trying packs would take minutes, and gain little."""
-    few = {name: min(8, int(spec.training[name])) for name in ("batch_size", "batch_size_g")}
+    group = int(spec.model_params.get("minibatch_stddev_group", 0)) or 8  # it must divide a batch
+    few = {name: min(group, int(spec.training[name])) for name in ("batch_size", "batch_size_g")}
     cpu = torch.device("cpu")
     trainer = _trainers(replace(spec, training={**spec.training, **few}), image_shape, 1, cpu)[0]
     return "its steps are too long to gain from packs" if _ms(trainer.step, 1, cpu) > SLOW_MS else ""
@@ -256,6 +282,8 @@ class _Process:
         kernels.use_precision("float32")
         torch.set_num_threads(self._threads)
         torch.set_rng_state(self._random)
+        gc.collect()
+        kernels.give_blocks_back()
 
 
 def _trainers(spec: TrialSpec, image_shape: tuple[int, int, int], n: int, on: torch.device) -> list[Trainer]:

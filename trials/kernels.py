@@ -5,6 +5,7 @@ All of this is state of the whole process, set at the start of every attempt.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import sys
 import time
@@ -95,6 +96,13 @@ def use_precision(precision: str) -> None:
     _BACKENDS.cuda.matmul.fp32_precision = tf32
     _BACKENDS.cudnn.conv.fp32_precision = tf32
     _BACKENDS.cudnn.rnn.fp32_precision = tf32
+
+
+def give_blocks_back() -> None:
+    """Give freed memory back to the system, where the C library can."""
+    if sys.platform.startswith("linux"):
+        with contextlib.suppress(OSError, AttributeError):  # another C library than glibc
+            ctypes.CDLL(None).malloc_trim(0)
 
 
 def keep_large_blocks() -> bool:

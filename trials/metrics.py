@@ -6,7 +6,6 @@ The names and definitions are the canonical ones; every plot is derived from the
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -30,28 +29,14 @@ class Meter:
         self._n = 0
 
     @torch.no_grad()
-    def add(
-        self,
-        d_loss_real: Tensor,
-        d_loss_fake: Tensor,
-        g_loss: Tensor,
-        real_logits: Tensor,
-        fake_logits: Tensor,
-        g_fake_logits: Tensor,
-        extras: Mapping[str, Tensor] = MappingProxyType({}),
-    ) -> None:
-        """Take and count one step. Logits are (N,); accuracies compare them with hard labels at threshold 0."""
-        self.take(
-            self.measures(d_loss_real, d_loss_fake, g_loss, real_logits, fake_logits, g_fake_logits, extras)
-        )
-        self.count()
-
-    @torch.no_grad()
     def measures(
         self, d_loss_real: Tensor, d_loss_fake: Tensor, g_loss: Tensor, real_logits: Tensor, fake_logits: Tensor,
         g_fake_logits: Tensor, extras: Mapping[str, Tensor],
     ) -> Tensor:  # fmt: skip
-        """What is averaged, of one step: (M,), or (K, M) for the logits (K, N) and losses (K,) of a pack."""
+        """What is averaged, of one step: (M,), or (K, M) for the logits (K, N) and losses (K,) of a pack.
+
+        Accuracies compare logits with hard labels at threshold 0.
+        """
         measured = (
             d_loss_real,
             d_loss_fake,

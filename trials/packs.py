@@ -22,7 +22,7 @@ SHARED = ("batch_size", "batch_size_g", "n_critic", "real_batch", "d_update", "d
           "drift_reduction", "gp_alpha")  # fmt: skip
 """Training options in which the trials of a pack agree."""
 
-SWITCHES = ("l2", "drift", "instance_noise", "lr_schedule", "gradient_penalty")
+SWITCHES = ("l2", "drift", "instance_noise", "lr_schedule", "augment", "gradient_penalty")
 """Training options that are on in all trials of a pack or in none; their values differ freely."""
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 import torch
 
@@ -16,22 +15,16 @@ WARM_UP = 3
 """Steps taken before the recording: optimisers make their state in the first, libraries choose their kernels."""
 
 
-class Record(Protocol):
-    """Runs `work` once without effect and returns what runs it again, on the same memory.
+Record = Callable[[Callable[[], None]], Callable[[], None]]
+"""Runs the work that it is given once without effect, and returns what runs it again on the same memory.
 
-    `generators`: what `work` draws from; they go on at every run.
-    """
-
-    def __call__(
-        self, work: Callable[[], None], generators: Sequence[torch.Generator]
-    ) -> Callable[[], None]: ...
+The generators that the work draws from go on at every run.
+"""
 
 
-def cuda_graph(work: Callable[[], None], generators: Sequence[torch.Generator]) -> Callable[[], None]:
+def cuda_graph(work: Callable[[], None]) -> Callable[[], None]:
     """Record a CUDA graph."""
     graph = torch.cuda.CUDAGraph()
-    for generator in generators:
-        graph.register_generator_state(generator)
     with torch.cuda.graph(graph):
         work()
     replay: Callable[[], None] = graph.replay
@@ -52,7 +45,9 @@ class Recorded:
 
     A step is a function of weights, of generators, and of its row: so the recording picks its row out of a block that
     is kept at one place, by a counter that lies on the device and that it moves itself. Losses are added up on the
-    device. The host fills in a new block every BLOCK steps, and nothing else.
+    device. The host fills in a new block where one ends, and nothing else.
+
+    `failed`: why recording did not work. Nothing is lost then: steps are taken as before.
     """
 
     def __init__(self, step: Step, record: Record = cuda_graph) -> None:
@@ -62,6 +57,7 @@ class Recorded:
         self._at = torch.empty(0)
         self._left = 0
         self._taken = 0
+        self.failed = ""
 
     @property
     def members(self) -> Sequence[Trainer]:
@@ -69,6 +65,9 @@ class Recorded:
 
     def step(self) -> None:
         """One step."""
+        if self.failed:
+            self._step.step()
+            return
         if self._taken < WARM_UP:
             self._aside(self._step.step)
             self._taken += 1
@@ -76,8 +75,12 @@ class Recorded:
         if not self._left:
             self._fill()
         if self._replay is None:
-            streams = [s for t in self.members for s in (t.state.noise, t.state.dropout) if s is not None]
-            self._replay = self._record(self._work, streams)
+            try:
+                self._replay = self._record(self._work)
+            except RuntimeError as error:  # a recording computes nothing, so that weights are untouched
+                self.failed = f"{type(error).__name__}: {error}".splitlines()[0]
+                self._step.step()
+                return
         self._replay()
         self._step.advance()
         self._left -= 1

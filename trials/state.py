@@ -105,20 +105,16 @@ class TrainState:
         _load(self.g_optimizer, saved["g_optimizer"])
         _load(self.d_optimizer, saved["d_optimizer"])
         self.meter.load_state_dict(saved["meter"])
-        if not self._on_gpu:
-            self._set_dropout(saved["torch_rng"].cpu())
-        elif self.dropout is None:
+        if self.dropout is None:
             torch.set_rng_state(saved["torch_rng"].cpu())
         if saved["device"] == self.noise.device.type:
             self.noise.set_state(saved["noise"].cpu())
-            if self._on_gpu:
-                self._set_dropout(saved["cuda_rng"].cpu())
+            self._set_dropout(saved["cuda_rng" if self._on_gpu else "torch_rng"].cpu())
         else:
             own = self.noise.initial_seed()  # of this trial: seeds must not come to share their numbers
             self.noise.manual_seed(stream_seed(own, saved["step"], "noise on another device"))
-            if self._on_gpu:
-                seed = stream_seed(own, saved["step"], "dropout on another device")
-                self._set_dropout(torch.Generator(self.noise.device).manual_seed(seed).get_state())
+            seed = stream_seed(own, saved["step"], "dropout on another device")
+            self._set_dropout(torch.Generator(self.noise.device).manual_seed(seed).get_state())
         self.step = saved["step"]
         self.train_s = saved["train_s"]
         self.best = saved["best"]
@@ -207,7 +203,7 @@ def _load(optimizer: Optimizer, saved: dict[str, Any]) -> None:
             mine["lr"] = float(group["lr"])
         group.update(mine)
         for parameter in group["params"]:
-            state = optimizer.state[parameter]
+            state = optimizer.state.get(parameter, {})
             if isinstance(state.get("step"), Tensor):
                 state["step"] = state["step"].to(parameter.device)
 

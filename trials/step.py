@@ -242,10 +242,11 @@ class Trainer(Step):
             "d": Net(self.gan.discriminator, state.d_optimizer, self.hyper),
         }
         # cuDNN's LSTM has no second derivative.
-        self._second_derivatives: Callable[[], contextlib.AbstractContextManager[None]] = lambda: (
-            torch.backends.cudnn.flags(enabled=False)
-            if images.is_cuda and any(isinstance(m, nn.RNNBase) for m in self.gan.discriminator.modules())
-            else contextlib.nullcontext()
+        recurrent = any(isinstance(layer, nn.RNNBase) for layer in self.gan.discriminator.modules())
+        self._second_derivatives: Callable[[], contextlib.AbstractContextManager[None]] = (
+            partial(torch.backends.cudnn.flags, enabled=False)
+            if images.is_cuda and recurrent
+            else contextlib.nullcontext
         )
         self._independent = judges_alone(self.gan.discriminator)
         if self.gan.levels:

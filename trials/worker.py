@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import traceback
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -15,7 +15,7 @@ from trials.data import resident_images, resident_labels
 from trials.errors import DivergedError, FencedError
 from trials.loop import training
 from trials.packs import Pack
-from trials.recorded import Recorded
+from trials.recorded import Recorded, why_not
 from trials.reports import Assignment, Outcome, Report, State
 from trials.step import Step, Trainer
 
@@ -104,6 +104,10 @@ class Attempts:
                 said.state.own_dropout()  # before another member seeds torch's global generator
             return None
         member.step = said.step
+        if isinstance(self._taking, Recorded) and self._taking.failed:
+            self._recorded = False
+            said = replace(said, notes=(*said.notes, f"steps are not recorded: {self._taking.failed}"))
+            self._taking = None
         return member.assignment.key, member.assignment.attempt, said
 
     def _end(self, member: _Member, outcome: Outcome) -> Said:
@@ -129,7 +133,8 @@ class Attempts:
         if len(trainers) == 1:
             trainers[0].state.give_dropout_back()
         step = trainers[0] if len(trainers) == 1 else Pack(trainers)
-        return Recorded(step) if self._recorded else step
+        recorded = self._recorded and not any(why_not(t.spec, t.gan) for t in trainers)
+        return Recorded(step) if recorded else step
 
 
 def _training(assignment: Assignment) -> Generator[Report | Trainer, bool | None, None]:

@@ -44,6 +44,16 @@ def test_packs_can_be_off() -> None:
     assert size_of(packing, study) == 1
 
 
+def test_a_gpu_that_cannot_be_measured_is_said_and_trials_run_alone() -> None:
+    """On a machine without one the process that measures fails."""
+    study = tiny_study()
+    packing = choose_packs(study, Slots(cpu=1, gpu=1, count=1), "default")
+    if "measuring failed" not in packing.words[0]:
+        pytest.skip("this machine has a GPU")
+    assert packing.words[0].startswith("obs_mlp: alone, as measuring failed (")
+    assert size_of(packing, study) == 1
+
+
 def test_recorded_steps_are_chosen_by_the_same_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     study = tiny_study()
     found = Calibration(alone_ms=10.0, packed_ms={2: 9.9}, recorded_ms={1: 3.0, 2: 2.9})
@@ -61,7 +71,7 @@ def test_a_number_is_taken_at_its_word_but_for_what_has_no_batched_form() -> Non
     arms: dict[str, Any] = {
         "mlp": {},
         "conv": {"model": "obs_dcgan"},
-        "groups": {"fixed": {"spectral_norm": "d"}},
+        "norm": {"fixed": {"spectral_norm": "d"}},
     }
     study = tiny_study(arms=arms, space={}, fixed={"latent_dim": 4}, execution={"pack": 6})
     packing = choose_packs(study, TWO, "default")

@@ -79,6 +79,8 @@ OPTIONS: dict[str, dict[str, object]] = {
     **{model: {} for model in models.names()},
     "obs_mlp schedule": {"lr_schedule": "1:1e-3 1:1e-4..1e-3", "n_critic": 2, "instance_noise": 0.1},
     "improved sgd": {"optimizer": "sgd", "momentum": 0.5, "optimizer_g": "rmsprop", "grad_clip": 0.1},
+    "obs_mlp sgd schedule": {"optimizer": "sgd", "momentum": 0.5, "lr_schedule": "1:1e-3 1:1e-4"},
+    "obs_mlp rmsprop schedule": {"optimizer": "rmsprop", "lr_schedule": "1:1e-3 1:1e-4"},
     "obs_mlp bf16": {"precision": "bf16"},
 }
 

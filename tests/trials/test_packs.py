@@ -53,6 +53,7 @@ CASES: dict[str, dict[str, Any]] = {
     "improved equalised": {"equalized_lr": True, "gradient_penalty": 1.0, "pixel_norm": "after"},
     "improved groups": {"minibatch_stddev": True, "minibatch_stddev_group": 2, "batch_size_g": 12},
     "rnn_timestep rows": {"sections": "rows", "d_all_layers": True, "d_input_proj": True, "dropout": 0.0},
+    "rnn_timestep clipped": {"l2": 0.0, "grad_clip": 1e-4},
     "rnn_timestep slopes": {"gradient_penalty": 1.0, "g_layers": 1},
     "rnn_timestep both": {"spectral_norm": "d", "gradient_penalty": 1.0, "d_input_proj": True},
     "rnn_timestep spectral": {"spectral_norm": "both", "g_layers": 1},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -20,6 +20,15 @@ from trials.recorded import WARM_UP, Recorded, why_not
 from trials.state import fresh_state
 from trials.step import Step, Trainer
 
+aten = torch.ops.aten
+FROM_THE_HOST = {
+    aten._local_scalar_dense.default,
+    aten.nonzero.default,
+    aten.masked_select.default,
+    aten.lift_fresh.default,
+}
+"""What a graph cannot record."""
+
 Call = tuple[Any, tuple[Any, ...], dict[str, Any], Any]
 
 
@@ -34,13 +43,15 @@ class _Tape(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         out = func(*args, **(kwargs or {}))
-        if func is torch.ops.aten._local_scalar_dense.default:
-            raise AssertionError("a step fetches a number from the device")
+        if func in FROM_THE_HOST or (
+            func is aten.index.Tensor and any(i.dtype is torch.bool for i in args[1] if i is not None)
+        ):
+            raise AssertionError(f"{func} waits for the device, or brings a number to it")
         self.calls.append((func, args, kwargs or {}, out))
         return out
 
 
-def tape(work: Callable[[], None], generators: Sequence[torch.Generator]) -> Callable[[], None]:
+def tape(work: Callable[[], None]) -> Callable[[], None]:
     """Runs `work` without Python as a CUDA graph does: the same operations on the same memory, in their order.
 
     Whatever Python put into an operation the first time, such as a number, stays as it was. Unlike a CUDA graph it
@@ -167,6 +178,15 @@ def test_the_tape_sees_what_python_would_have_changed() -> None:
     for each in (plain, recorded):
         each.state.d_optimizer.param_groups[0]["lr"] = 0.5
     assert metrics_of(plain, 3) != metrics_of(replayed, 3)
+
+
+def test_a_recording_that_fails_loses_nothing() -> None:
+    def refuse(_: Callable[[], None]) -> Callable[[], None]:
+        raise RuntimeError("operation not permitted when stream is capturing\nand more")
+
+    plain, recorded = trainer("obs_mlp"), Recorded(trainer("obs_mlp"), refuse)
+    assert metrics_of(recorded, WARM_UP + 5) == metrics_of(plain, WARM_UP + 5)
+    assert recorded.failed == "RuntimeError: operation not permitted when stream is capturing"
 
 
 @pytest.mark.parametrize(
