@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from orchestrator.backends.inline import InlineBackend
+from orchestrator.journal import TrialReported, read
 from orchestrator.sweep import Sweep
 from orchestrator.testing import BackendContract, make_sweep, run_sweep, tiny_study
 from tests.trials.test_recorded import tape
 from trials import worker
 from trials.recorded import Recorded
 from trials.reports import State
+from trials.step import Step
 
 
 class TestInlineBackend(BackendContract):
@@ -31,6 +33,11 @@ class TestPackedInlineBackend(BackendContract):
         return InlineBackend()
 
 
+class _Taped(Recorded):
+    def __init__(self, step: Step) -> None:
+        super().__init__(step, tape)
+
+
 class _Recording(InlineBackend):
     def run(self, sweep: Sweep) -> None:
         sweep.recorded = lambda _: True
@@ -44,7 +51,7 @@ class TestRecordedInlineBackend(BackendContract):
 
     @pytest.fixture(autouse=True)
     def recorded_on_a_tape(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(worker, "Recorded", partial(Recorded, record=tape))
+        monkeypatch.setattr(worker, "Recorded", _Taped)
 
     def make_backend(self) -> InlineBackend:
         return _Recording()
@@ -62,3 +69,27 @@ def test_a_pack_shrinks_as_its_trials_end_and_all_of_them_complete(tmp_path: Pat
         assert [(t.state, t.step) for t in trials] == [(State.COMPLETED, n) for n in (6, 12, 18)]
         values[pack] = [t.value("final/g_loss") for t in trials]
     assert values[3] == pytest.approx(values[1], abs=1e-4)
+
+
+def test_a_recording_that_fails_is_noted_and_its_trial_completes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Refused(Recorded):
+        def __init__(self, step: Step) -> None:
+            super().__init__(step, self.refuse)
+
+        def refuse(self, _: Callable[[], None]) -> Callable[[], None]:
+            raise RuntimeError("capture is not permitted")
+
+    monkeypatch.setattr(worker, "Recorded", Refused)
+    values = []
+    for backend in (InlineBackend(), _Recording()):
+        sweep, _ = make_sweep(tiny_study(), tmp_path / type(backend).__name__, BackendContract.ARMS)
+        trials = run_sweep(sweep, backend).trials.values()
+        assert {t.state for t in trials} == {State.COMPLETED}
+        values.append([t.value("final/g_loss") for t in trials])
+    assert values[0] == values[1]
+    notes = [
+        note for e in read(sweep.files.journal) if isinstance(e[0], TrialReported) for note in e[0].notes
+    ]
+    assert notes == ["steps are not recorded: RuntimeError: capture is not permitted"] * len(trials)
