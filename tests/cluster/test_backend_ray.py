@@ -140,7 +140,7 @@ def _collect_workers(seen: set[int], done: threading.Event) -> None:
 
 
 def _kill_the_worker_at(sweep: object, step: int) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while time.monotonic() < deadline:
         trials = list(sweep.records.trials.values())  # type: ignore[attr-defined]
         workers = _trial_workers()
