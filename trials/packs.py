@@ -66,7 +66,7 @@ class Pack(Step):
             "d": Batched([state.gan.discriminator for state in states], streams),
         }
         self._options: dict[str, Tensor] = {}
-        self._independent = judges_alone(first.gan.discriminator)
+        self._joins = judges_alone(first.gan.discriminator)
         largest = max((trainer.images for trainer in self.trainers), key=len)
         alike = all(trainer.images.data_ptr() == largest.data_ptr() for trainer in self.trainers)
         changed = any(trainer.hyper["augment"] for trainer in self.trainers)
@@ -76,10 +76,6 @@ class Pack(Step):
     @property
     def members(self) -> Sequence[Trainer]:
         return self.trainers
-
-    @property
-    def _joins(self) -> bool:
-        return self._independent
 
     def rows_ahead(self) -> Rows:
         ahead = [trainer.feed.rows(trainer.state.step) for trainer in self.trainers]
@@ -118,10 +114,9 @@ class Pack(Step):
         else:
             apart = [t.real_images_of(mine, i) for t, mine in zip(self.trainers, chosen, strict=True)]
             images = torch.stack([x for x in apart if isinstance(x, Tensor)])
-        labels = [t.labels_of(mine) for t, mine in zip(self.trainers, chosen, strict=True)]
-        return images.movedim(1, -1), torch.stack([x for x in labels if x is not None]) if labels[
-            0
-        ] is not None else None
+        of_each = [t.labels_of(mine) for t, mine in zip(self.trainers, chosen, strict=True)]
+        labels = [mine for mine in of_each if mine is not None]
+        return images.movedim(1, -1), torch.stack(labels) if labels else None
 
     def _fakes(self, update: int) -> tuple[Images, Tensor | None]:
         labels = [self._part("labels", update)] if self.gan.n_classes else []  # (K, N)

@@ -40,6 +40,8 @@ class Step(ABC):
     hyper: Mapping[str, Any]
     row: Rows
     """What this step is fed."""
+    _joins: bool
+    """Whether D may see real and fake images of a joint update as one batch."""
     _rows: Rows
     _first = 0
     _n_rows = 0
@@ -149,11 +151,6 @@ class Step(ABC):
     def members(self) -> Sequence[Trainer]:
         """The trials that take this step."""
 
-    @property
-    @abstractmethod
-    def _joins(self) -> bool:
-        """Whether D may see real and fake images of a joint update as one batch."""
-
     @abstractmethod
     def rows_ahead(self) -> Rows:
         """What the next steps are fed, from this one on."""
@@ -248,7 +245,7 @@ class Trainer(Step):
             if images.is_cuda and recurrent
             else contextlib.nullcontext
         )
-        self._independent = judges_alone(self.gan.discriminator)
+        self._joins = judges_alone(self.gan.discriminator)
         if self.gan.levels:
             self._grow(reset=False)
 
@@ -277,10 +274,6 @@ class Trainer(Step):
         super().prepare()
         if self.gan.levels:
             self._grow(reset=True)
-
-    @property
-    def _joins(self) -> bool:
-        return self._independent
 
     def _end(
         self, real_loss: Tensor, fake_loss: Tensor, g_loss: Tensor, real_logits: Tensor, fake_logits: Tensor,

@@ -223,7 +223,7 @@ def test_mixed_and_joint_updates_agree_without_layers_that_look_at_the_batch() -
 def test_a_joint_update_is_that_of_two_batches() -> None:
     """Seen as one batch, real and fake images have the same logits and losses to rounding."""
     joined, apart = begin(), begin()
-    apart._independent = False
+    apart._joins = False
     a, b = after(joined, 3), after(apart, 3)
     assert a == pytest.approx(b, rel=1e-5, abs=1e-6)
 
