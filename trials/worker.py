@@ -32,6 +32,8 @@ class _Member:
     trainer: Trainer | None = None
     step: int = 0
     ended: bool = False
+    told: bool = False
+    """Its record says why steps are not recorded."""
 
 
 class Attempts:
@@ -46,7 +48,7 @@ class Attempts:
         kernels.use_precision(str(first.spec.training["precision"]))
         self._members = [_Member(assignment=a, training=_training(a)) for a in assignments]
         self._stopping = False
-        self._recorded = first.recorded
+        self._recorded, self._not_recorded = first.recorded, ""
         self._taking: Step | Recorded | None = None
         """What takes the steps of those that are at it."""
 
@@ -105,9 +107,10 @@ class Attempts:
             return None
         member.step = said.step
         if isinstance(self._taking, Recorded) and self._taking.failed:
-            self._recorded = False
-            said = replace(said, notes=(*said.notes, f"steps are not recorded: {self._taking.failed}"))
-            self._taking = None
+            self._recorded, self._not_recorded = False, self._taking.failed
+        if self._not_recorded and not member.told:
+            member.told = True
+            said = replace(said, notes=(*said.notes, f"steps are not recorded: {self._not_recorded}"))
         return member.assignment.key, member.assignment.attempt, said
 
     def _end(self, member: _Member, outcome: Outcome) -> Said:

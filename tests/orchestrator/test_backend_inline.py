@@ -71,8 +71,9 @@ def test_a_pack_shrinks_as_its_trials_end_and_all_of_them_complete(tmp_path: Pat
     assert values[3] == pytest.approx(values[1], abs=1e-4)
 
 
-def test_a_recording_that_fails_is_noted_and_its_trial_completes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("pack", [1, 2])
+def test_a_recording_that_fails_is_noted_and_its_trials_complete(
+    pack: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Refused(Recorded):
         def __init__(self, step: Step) -> None:
@@ -84,7 +85,8 @@ def test_a_recording_that_fails_is_noted_and_its_trial_completes(
     monkeypatch.setattr(worker, "Recorded", Refused)
     values = []
     for backend in (InlineBackend(), _Recording()):
-        sweep, _ = make_sweep(tiny_study(), tmp_path / type(backend).__name__, BackendContract.ARMS)
+        root = tmp_path / type(backend).__name__
+        sweep, _ = make_sweep(tiny_study(), root, BackendContract.ARMS, pack=pack)
         trials = run_sweep(sweep, backend).trials.values()
         assert {t.state for t in trials} == {State.COMPLETED}
         values.append([t.value("final/g_loss") for t in trials])
