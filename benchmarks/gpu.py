@@ -32,6 +32,10 @@ def main() -> None:
     parser.add_argument("--only", default="", help="cases whose name begins so")
     options = parser.parse_args()
     gpu = options.device == "cuda"
+    if gpu and not torch.cuda.is_available():
+        parser.error(
+            "this machine has no CUDA device that torch can use; --device cpu shows the table without one"
+        )
     name = torch.cuda.get_device_name() if gpu else "no GPU"
     rate = bandwidth(torch.device(options.device))
     print(f"{where()}; {name}, a copy moves {rate / 1e9:,.0f} GB/s.\n")
