@@ -182,6 +182,20 @@ def test_a_trial_takes_few_calls(finished: tuple[StudyFiles, StudySpec]) -> None
     assert made.count("update_run") == 1
 
 
+def test_runs_of_an_earlier_process_are_found_page_by_page_and_doubles_removed(
+    finished: tuple[StudyFiles, StudySpec], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ship(*finished)
+    client, first = open_client(), runs("trial")[0]
+    tags = {name: text for name, text in first.data.tags.items() if name.startswith("gan_sweep.")}
+    client.create_run(first.info.experiment_id, tags=tags)  # as after a call that timed out
+    finished[0].shipped.unlink()
+    monkeypatch.setattr("orchestrator.tracking.PAGE", 2)
+    assert ship(*finished) == 0
+    assert_everything_once(tmp_path)
+    assert first.info.run_id in {run.info.run_id for run in runs("trial")}
+
+
 class Flaky:
     """A client whose chosen calls fail the first time they are made: before their work, or after it."""
 
