@@ -15,7 +15,7 @@ import pandas as pd
 from orchestrator import results
 from orchestrator.home import StudyFiles
 from orchestrator.status import load_definition, load_records
-from trials.metrics import band, band_fraction, sd_of_means, window_mean
+from trials.series import band, band_fraction, sd_of_means, window_mean
 
 WINDOWS = ((0.0, 0.05), (0.05, 0.2), (0.2, 0.5), (0.8, 1.0))
 

@@ -13,7 +13,7 @@ from torch.optim import SGD, Adam, Optimizer, RMSprop
 
 import models
 from models import Gan, Value
-from trials.metrics import Meter
+from trials.meter import Meter
 from trials.spec import TrialSpec, stream_seed
 
 
