@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, cast
 
 from pydantic import (
@@ -23,6 +23,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic.fields import FieldInfo
 
 from models import Value
 from trials.datasets import DatasetSource
@@ -141,7 +142,9 @@ class Dataset(Block):
 
     `size`: the side of the images trained on, `channels`: 1 grey or 3 colour; a named dataset has its own.
     `stored`: prepare at this larger side, augment there, and average down to `size` on the device.
-    `limit`: train on the first images only. `n_images` and `n_classes` are found by looking at the files.
+    `limit`: use the first images only. `hold_out`: keep so many of them, drawn at random, from training, for the
+    metrics that ask how the discriminator judges images it has not seen. `n_images` and `n_classes` are found by
+    looking at the files.
     """
 
     name: str | None = None
@@ -150,6 +153,7 @@ class Dataset(Block):
     channels: Literal[1, 3] | None = None
     stored: Annotated[int, Field(ge=4, le=1024)] | None = None
     limit: Annotated[int, Field(ge=2, le=1_000_000_000)] | None = None
+    hold_out: Annotated[int, Field(ge=0, le=1_000_000)] = 0
     n_images: Annotated[int, Field(ge=0)] | None = None
     n_classes: Annotated[int, Field(ge=0)] | None = None
 
@@ -270,27 +274,52 @@ class Search(Block):
 
 
 class Objective(Block):
-    """What makes an arm good: the mean of this metric over the arm's seeds."""
+    """What makes an arm good: the mean of this metric over the arm's seeds.
 
-    metric: str = "eval/swd"
+    `at`: a trial's value of a metric of evaluations is that of its best evaluation, or of its last one.
+    """
+
+    metric: str = "eval/fd"
     mode: Literal["min", "max"] = "min"
+    at: Literal["best", "last"] = "best"
+
+
+def _objectives_form(value: object) -> object:
+    if not isinstance(value, dict | list | Objective):
+        raise ValueError("must be {metric: ..., mode: min}, or a list of up to three")
+    return value if isinstance(value, list) else [value]
+
+
+Objectives = Annotated[list[Objective], BeforeValidator(_objectives_form), Field(min_length=1, max_length=3)]
+"""One objective, or a list of up to three: the first one ranks arms that no other arm beats in all of them."""
 
 
 class Pictures(Block):
-    """Sample grids of the same fixed latents in every trial, evenly spaced through training."""
+    """Sample grids of the same fixed latents in every trial, `count` of them evenly spaced through training.
+
+    `at`: epochs at whose end there is a grid too, if training gets so far. `gallery`: at the end, paths through the
+    latents, classes, nearest neighbours, the best of many, and animations.
+    """
 
     count: Annotated[int, Field(ge=1, le=1000)] = 10
+    at: Annotated[list[Annotated[int, Field(ge=1, le=100_000)]], Field(max_length=100)] = []
     samples: Annotated[int, Field(ge=1, le=400)] = 64
+    gallery: bool = True
 
 
 class Evaluate(Block):
-    """Distances to real images at the steps of the pictures: `samples` generated against as many real.
+    """`count` evaluations, evenly spaced through training: `samples` generated images against as many real ones.
 
-    As many real images again are held out for the floor, so at most half of the dataset; 2,000 when absent, or
-    half of a smaller dataset. Distances at different `samples` do not compare.
+    `count`: as many as there are pictures when absent, 0 for none. `samples`: as many real images again are held
+    against the real ones for the floor, so at most half of the dataset; 2,000 when absent, or half of a smaller
+    dataset. Distances at different `samples` do not compare. `features`: what images are compared in. "classifier":
+    trained on the dataset's labels; "imagenet": a network trained on photographs; "random": an untrained one, for
+    runs that are there to be tried; "auto": a classifier for grey images with labels, else imagenet.
     """
 
+    count: Annotated[int, Field(ge=0, le=1000)] | None = None
     samples: Annotated[int, Field(ge=2, le=50_000)] | None = None
+    features: Literal["auto", "classifier", "imagenet", "random"] = "auto"
 
 
 class Resources(Block):
@@ -351,6 +380,8 @@ class Arm(Block):
 class StudySpec(Block):
     """A study: every named arm, if there are any, at every point of the space, with every seed."""
 
+    model_config = {**Strict, "serialize_by_alias": True}
+
     version: Literal[1]
     name: str
     description: str = ""
@@ -363,13 +394,18 @@ class StudySpec(Block):
     arms: dict[ArmName, Arm] = {}
     space: Annotated[dict[str, Axis], BeforeValidator(_schedules_as_text)] = {}
     search: Search = Search()
-    objective: Objective = Objective()
+    objectives: Annotated[Objectives, Field(alias="objective")] = [Objective()]
     pictures: Pictures = Pictures()
     evaluate: Evaluate = Evaluate()
     resources: Resources = Resources()
     execution: Execution = Execution()
     claims: list[Claim] = []
     budgets: dict[Literal["short", "smoke"], dict[str, Any]] = {}
+
+    @property
+    def objective(self) -> Objective:
+        """The first objective: the one that names a leaderboard's column."""
+        return self.objectives[0]
 
     @field_validator("version", mode="before")
     @classmethod
@@ -385,3 +421,9 @@ class StudySpec(Block):
         if re.fullmatch(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?", name):
             raise ValueError(f"is a device name on Windows, where no folder can have it (got {name!r})")
         return name
+
+
+STUDY_FIELDS: Mapping[str, FieldInfo] = {
+    field.alias or name: field for name, field in StudySpec.model_fields.items()
+}
+"""The keys of a study document."""

@@ -6,10 +6,10 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from orchestrator._fields import NAME_PATTERN, KeyPath, StudySpec
+from orchestrator._fields import NAME_PATTERN, STUDY_FIELDS, KeyPath
 from orchestrator._yaml import Node, Place
 
-IN_BUDGET = tuple(name for name in StudySpec.model_fields if name not in ("version", "name", "budgets"))
+IN_BUDGET = tuple(name for name in STUDY_FIELDS if name not in ("version", "name", "budgets"))
 """What a budget can change."""
 
 _BOUNDS = ("low", "high", "step", "log")

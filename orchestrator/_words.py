@@ -14,11 +14,12 @@ import models
 from orchestrator._fields import (
     AXIS_KEYS,
     NAME_RULE,
+    STUDY_FIELDS,
     Arm,
     ArmTrain,
     Claim,
     KeyPath,
-    StudySpec,
+    Objective,
     nearest,
     unknown,
 )
@@ -55,6 +56,7 @@ class Found:
     at_key: bool = False
 
 
+_OF_LISTS: dict[str, type[BaseModel]] = {"claims": Claim, "objective": Objective}
 _HYPERPARAMETERS = frozenset(TRAINING).union(*(models.preset(name).build_params for name in models.names()))
 
 
@@ -74,6 +76,8 @@ def _written_path(loc: Iterable[str | int], kind: str, document: Any) -> KeyPath
     loc = list(loc)
     if loc[0] == "space" and len(loc) > 2:
         del loc[2]
+    if loc[0] == "objective" and len(loc) > 1 and not isinstance(document["objective"], list):
+        del loc[1]  # a single one is written without a list
     path: list[str | int] = []
     here = document
     for part in loc:
@@ -147,7 +151,7 @@ def _single_message(path: KeyPath, error: Any, value: Any) -> str:
 def known_keys(path: KeyPath) -> Iterable[str]:
     """The keys that a mapping of the study document may have."""
     if not path:
-        return StudySpec.model_fields
+        return STUDY_FIELDS
     if path[0] == "space":
         return AXIS_KEYS
     if path[0] == "arms":
@@ -158,7 +162,7 @@ def known_keys(path: KeyPath) -> Iterable[str]:
             if len(path) > 2
             else Arm.model_fields
         )
-    block: Any = Claim if path[0] == "claims" else StudySpec.model_fields[str(path[0])].annotation
+    block: Any = _OF_LISTS.get(str(path[0])) or STUDY_FIELDS[str(path[0])].annotation
     return block.model_fields if isinstance(block, type) and issubclass(block, BaseModel) else ()
 
 

@@ -8,9 +8,12 @@ from collections.abc import Mapping
 import models
 from models import Param, Value
 from orchestrator.study import (
+    Objective,
     StudySpec,
     axes,
     build_values,
+    evaluations,
+    features,
     n_classes,
     n_images,
     of_arm,
@@ -75,6 +78,8 @@ def show(value: Value) -> str:
 def identity(study: StudySpec) -> dict[str, object]:
     """The part of the definition that decides results, as plain values."""
     whole = study.model_dump(mode="json")
+    if len(study.objectives) == 1:
+        whole["objective"] = whole["objective"][0]
     return {name: whole[name] for name in IDENTITY}
 
 
@@ -108,11 +113,15 @@ def trial_spec(study: StudySpec, values: Mapping[str, Value], seed: int, dataset
     study = resolved(study, values)
     preset, dataset = models.preset(study.model), study.dataset
     training = training_values(study, values)
-    steps, n = total_steps(study, training), n_images(study)
-    if steps is None or n is None:
+    steps, n_real = total_steps(study, training), n_images(study)
+    if steps is None or n_real is None:
         raise ValueError(f"the images of {dataset.source.label} are not counted yet")
     removed = int(training["remove_last_epochs"])
-    keep = (max(1, round(steps - removed * steps_per_epoch(study, training))),) if removed else ()
+    an_epoch = steps_per_epoch(study, training)
+    keep = (max(1, round(steps - removed * an_epoch)),) if removed else ()
+    drawn = {step for epoch in study.pictures.at if 1 <= (step := round(epoch * an_epoch)) <= steps}
+    judged = {*evenly_spaced_steps(steps, n), *keep} if (n := evaluations(study)) else set[int]()
+    by = next((o for o in study.objectives if o.metric.startswith("eval/")), Objective())
     return TrialSpec(
         model=study.model,
         model_params=_exact(build_values(study, values), preset.build_params),
@@ -123,9 +132,14 @@ def trial_spec(study: StudySpec, values: Mapping[str, Value], seed: int, dataset
         seed=seed,
         steps=steps,
         log_every=study.train.log_every,
-        picture_steps=tuple(sorted({*evenly_spaced_steps(steps, study.pictures.count), *keep})),
+        picture_steps=tuple(sorted({*evenly_spaced_steps(steps, study.pictures.count), *drawn, *judged, *keep})),
         picture_samples=study.pictures.samples,
-        eval_samples=study.evaluate.samples or min(DEFAULT_EVAL_SAMPLES, n // 2),
+        eval_steps=tuple(sorted(judged)),
+        eval_samples=study.evaluate.samples or min(DEFAULT_EVAL_SAMPLES, n_real // 2),
+        features=features(study),
+        judged_by=(by.metric, by.mode),
+        gallery=study.pictures.gallery,
+        hold_out=dataset.hold_out,
         n_classes=n_classes(study) if preset.conditional else 0,
         size=dataset.size if dataset.stored not in (None, dataset.size) else None,
         keep_steps=keep,

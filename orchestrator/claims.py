@@ -143,31 +143,8 @@ FUNCTIONS: Mapping[str, Function] = MappingProxyType(
 )  # fmt: skip
 """The functions of results. `best(hyperparameter)` is one more: its value in the arm with the best objective."""
 
-LATER: Mapping[str, str] = MappingProxyType(
-    {
-        "fd": "Frechet distance to real images in a classifier's features",
-        "fd_raw": "the same of the generator itself, where an averaged one is judged",
-        "kid": "kernel distance to real images in a classifier's features",
-        "class_fidelity": "share of the images of a class that a classifier calls so",
-        "classifier_confidence": "mean largest class probability of generated images",
-        "chi2_p": "p value of the classes of generated images being those of the data",
-        "diversity": "mean distance between generated images over that between real ones",
-        "intra_class_diversity": "the same among images of one class",
-        "nn_fake_fake": "median distance of a generated image to the nearest other one, over that of real ones",
-        "nn_real_fake": "least distance of a generated image to a real one, over the median among real ones",
-        "memorisation": "discriminator's accuracy on training images minus that on held-out ones",
-        "row_jaggedness": "vertical over horizontal neighbour differences, over the same of real images",
-        "checkerboard": "power at the highest spatial frequencies over that of real images",
-        "spectrum_distance": "distance of the high spatial frequencies' power to that of real images",
-        "path_step_ratio": "largest over median distance between neighbours on latent paths",
-        "walk_dip_smooth": "fall of the critic's score midway between like latents",
-        "walk_dip_rough": "fall of the critic's score midway between unlike latents",
-    }
-)
-"""Metrics of evaluations that are not measured yet: a claim about one stays undecided."""
-
 _TRAIN = (*TRAIN_METRICS, *EXTRA_METRICS)
-_EVAL = (*EVAL_METRICS, *LATER)
+_EVAL = tuple(EVAL_METRICS)
 _KNOWN = (*FUNCTIONS, "best", "abs", "min", "max")
 _ARITHMETIC: Mapping[type[ast.operator], Literal["+", "-", "*", "/"]] = {
     ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/",

@@ -215,7 +215,7 @@ def best(study: StudyName = None, as_json: JsonOption = False) -> None:
     from orchestrator.status import best_files, load_definition, load_records
 
     spec = load_definition(files)
-    standings = leaderboard(load_records(files), spec.objective)
+    standings = leaderboard(load_records(files), *spec.objectives)
     paths = best_files(files, standings)
     if as_json:
         _print_json(

@@ -3,8 +3,8 @@
 HOME/studies/NAME/study.json       the frozen definition        HOME/datasets/   prepared arrays
 HOME/studies/NAME/study.yaml       the file as submitted        HOME/data/       downloaded files
 HOME/studies/NAME/journal.jsonl    everything that happened     HOME/mlflow/     SQLite store and artifacts
-HOME/studies/NAME/trials/KEY/      checkpoints and samples      HOME/ray/        Ray's token
-HOME/studies/NAME/pictures/        plots of the whole study
+HOME/studies/NAME/trials/KEY/      checkpoints and pictures     HOME/features/   classifiers, features of real images
+HOME/studies/NAME/pictures/        plots of the whole study     HOME/ray/        Ray's token
 """
 
 from __future__ import annotations
@@ -96,6 +96,11 @@ def all_studies() -> list[StudyFiles]:
 
 def _last_activity(files: StudyFiles) -> float:
     return (files.journal if files.journal.exists() else files.definition).stat().st_mtime
+
+
+def features_directory() -> Path:
+    """Where classifiers and the features of real images are kept."""
+    return home() / "features"
 
 
 def data_directory(data_dir: Path | None) -> Path:

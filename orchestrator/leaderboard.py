@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 
 from models import Value
@@ -21,6 +21,13 @@ class Standing:
     """
 
     arm: ArmRecord
+    by_seed: Mapping[int, float]
+    """Seed -> value of the first objective, of the completed trials."""
+    means: Mapping[str, float]
+    """Metric of each objective -> mean over the completed seeds."""
+    front: int
+    """1 when no other arm is at least as good in all objectives and better in one; 2 when only arms of front 1 are;
+    and so on. With one objective always 1."""
     mean: float | None
     sd: float | None
     completed: int
@@ -38,30 +45,60 @@ class Standing:
         return self.arm.values
 
 
-def leaderboard(records: Records, objective: Objective) -> list[Standing]:
-    """All distinct arms, the best first; those without a result come last, in the order of their proposal."""
+def leaderboard(records: Records, *objectives: Objective) -> list[Standing]:
+    """All distinct arms, the best first; those without a result come last, in the order of their proposal.
+
+    With several objectives arms are ranked by their front, and within one by the first objective.
+    """
+    objective = objectives[0]
     seen: set[str] = set()
     standings = []
     for arm in records.arms:
         if arm.trials[0].key not in seen:
             seen.add(arm.trials[0].key)
-            standings.append(_standing(arm, objective))
+            standings.append(_standing(arm, objectives))
     sign = 1 if objective.mode == "min" else -1
+    if len(objectives) > 1:
+        standings = _with_fronts(standings, objectives)
     return sorted(
         standings,
         key=lambda s: (
             s.mean is None,
             sum(s.losses.values()),
             s.seeds - s.completed,
+            s.front,
             0.0 if s.mean is None else sign * s.mean,
             s.arm.arm,
         ),
     )
 
 
-def _standing(arm: ArmRecord, objective: Objective) -> Standing:
+def _with_fronts(standings: list[Standing], objectives: Sequence[Objective]) -> list[Standing]:
+    """The standings with their fronts: non-dominated sorting (Deb et al. 2002). Arms without a value of every
+    objective come after all fronts."""
+
+    def costs(standing: Standing) -> list[float]:
+        return [(1 if o.mode == "min" else -1) * standing.means[o.metric] for o in objectives]
+
+    def beats(a: Standing, b: Standing) -> bool:
+        pairs = list(zip(costs(a), costs(b), strict=True))
+        return all(x <= y for x, y in pairs) and any(x < y for x, y in pairs)
+
+    left = [s for s in standings if all(o.metric in s.means for o in objectives)]
+    fronts: dict[int, int] = {}
+    while left:
+        front = [s for s in left if not any(beats(other, s) for other in left)]
+        number = max(fronts.values(), default=0) + 1
+        fronts |= {s.arm.arm: number for s in front}
+        left = [s for s in left if s.arm.arm not in fronts]
+    last = max(fronts.values(), default=0) + 1
+    return [replace(s, front=fronts.get(s.arm.arm, last)) for s in standings]
+
+
+def _standing(arm: ArmRecord, objectives: Sequence[Objective]) -> Standing:
+    objective = objectives[0]
     completed = [t for t in arm.trials if t.state is State.COMPLETED]
-    scored = [(value, t) for t in completed if (value := t.value(objective.metric)) is not None]
+    scored = [(value, t) for t in completed if (value := t.value(objective)) is not None]
     values = [value for value, _ in scored]
     sign = 1 if objective.mode == "min" else -1
     ended = [t.state for t in arm.trials if t.state.is_final and t.state is not State.COMPLETED]
@@ -69,6 +106,13 @@ def _standing(arm: ArmRecord, objective: Objective) -> Standing:
     names = sorted({name for metrics in per_trial for name in metrics})
     return Standing(
         arm=arm,
+        by_seed={t.seed: value for value, t in scored},
+        means={
+            o.metric: fmean(found)
+            for o in objectives
+            if (found := [value for t in completed if (value := t.value(o)) is not None])
+        },
+        front=1,
         mean=fmean(values) if values else None,
         sd=stdev(values) if len(values) > 1 else None,
         completed=len(completed),
@@ -87,6 +131,9 @@ def to_json(standings: list[Standing], objective: Objective) -> list[dict[str, o
             "values": dict(standing.values),
             "metric": objective.metric,
             "mean": standing.mean,
+            "by_seed": {str(seed): value for seed, value in standing.by_seed.items()},
+            "means": dict(standing.means),
+            "front": standing.front,
             "sd": standing.sd,
             "seeds": standing.seeds,
             "completed": standing.completed,

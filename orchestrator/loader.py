@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from orchestrator._fields import AS_WRITTEN, KeyPath, StudySpec, unknown
+from orchestrator._fields import AS_WRITTEN, STUDY_FIELDS, KeyPath, StudySpec, unknown
 from orchestrator._layers import IN_BUDGET, Change, budgets, variant
 from orchestrator._words import Found, field_problems, got, is_secret, one_line, tidy, unknown_key
 from orchestrator._yaml import MAX_BYTES, MAX_DEPTH, Fault, Node, Place, UnreadableError, compose, decode
@@ -163,7 +163,7 @@ def _check_budget_keys(root: Node, report: _Report) -> None:
     for name, partial in budgets(root).items():
         for key in partial.value.keys() - set(IN_BUDGET):
             fixed = f"a budget cannot change {key}; remove it"
-            message = fixed if key in StudySpec.model_fields else unknown_key(key, IN_BUDGET)
+            message = fixed if key in STUDY_FIELDS else unknown_key(key, IN_BUDGET)
             report.add(partial.keys[key], ("budgets", name, key), message)
 
 

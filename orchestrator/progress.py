@@ -65,7 +65,7 @@ class Progress:
                     self._console.print(self._ended_line(trial), soft_wrap=True)
 
     def _ended_line(self, trial: TrialRecord) -> Text:
-        value = trial.value(self._sweep.study.objective.metric)
+        value = trial.value(self._sweep.study.objective)
         line = Text(f"{trial.state.value:>9} ", style=MARKS.get(trial.state, ""))
         line.append(f"{trial.name}", style="default")
         if trial.state is State.COMPLETED and value is not None:
@@ -102,7 +102,7 @@ class Progress:
         total = self._sweep.n_trials
         done = sum(t.state.is_final for t in list(records.trials.values()))
         text = f"{done} of {total} trials done, {records.count(State.RUNNING)} running"
-        standings = leaderboard(records, objective)
+        standings = leaderboard(records, *self._sweep.study.objectives)
         if standings and standings[0].mean is not None:
             text += f", best {objective.metric} {standings[0].mean:.4g} ({standings[0].arm.label})"
         left = self._seconds_left()

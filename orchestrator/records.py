@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from models import Value
+from orchestrator._fields import Objective
 from orchestrator.arms import label, short_label
 from orchestrator.journal import (
     ArmProposed,
@@ -42,19 +43,43 @@ class TrialRecord:
     step: int = 0
     reason: str = ""
     latest: dict[str, float] = field(default_factory=dict)
-    picture: str | None = None
-    """The newest sample grid, below the trial's directory."""
+    best: dict[str, tuple[float, int, float, int]] = field(default_factory=dict)
+    """Of each eval/ metric: its lowest value and the step of it, its highest and the step of that."""
+    judged_step: int | None = None
+    """The step of the newest evaluation."""
+    pictures: dict[str, dict[int, str]] = field(default_factory=dict)
+    """Key -> step -> file below the trial's directory."""
     run_s: float = 0.0
     _started_ms: int = 0
     _tail: dict[str, tuple[float, int]] = field(default_factory=dict)
     """Sum and count of each train/ metric over the last FINAL_SHARE of training."""
 
-    def value(self, metric: str) -> float | None:
-        """The trial's value of an objective: the latest eval/ value, or the mean of a train/ metric's tail."""
+    @property
+    def picture(self) -> str | None:
+        """The newest sample grid."""
+        grids = self.pictures.get("samples/fixed", {})
+        return grids[max(grids)] if grids else None
+
+    def value(self, objective: Objective) -> float | None:
+        """The trial's value of an objective: that of its best or last evaluation, or the mean of a train/
+        metric's tail."""
+        metric = objective.metric
         if metric.startswith("final/"):
             total, n = self._tail.get("train/" + metric.removeprefix("final/"), (0.0, 0))
             return total / n if n else None
-        return self.latest.get(metric)
+        if objective.at == "last" or metric not in self.best:
+            return self.latest.get(metric)
+        return self.best[metric][0 if objective.mode == "min" else 2]
+
+    def value_step(self, objective: Objective) -> int | None:
+        """The step at which the trial had its value of an objective; of ties the first. None without one."""
+        metric = objective.metric
+        if metric.startswith("final/") or metric not in self.best:
+            return None if self.value(objective) is None else self.step
+        if objective.at == "last":
+            return self.judged_step
+        _, low_step, _, high_step = self.best[metric]
+        return low_step if objective.mode == "min" else high_step
 
     def finals(self) -> dict[str, float]:
         """final/NAME for every train/ metric."""
@@ -63,6 +88,13 @@ class TrialRecord:
     def take(self, rows: Iterable[tuple[int, Mapping[str, float]]]) -> None:
         for step, metrics in rows:
             self.latest |= metrics
+            for name, value in metrics.items():
+                if name.startswith("eval/"):
+                    self.judged_step = step
+                    low, low_step, high, high_step = self.best.get(name, (value, step, value, step))
+                    low, low_step = (value, step) if value < low else (low, low_step)
+                    high, high_step = (value, step) if value > high else (high, high_step)
+                    self.best[name] = low, low_step, high, high_step
             if step > (1 - FINAL_SHARE) * self.steps:
                 for name, value in metrics.items():
                     if name.startswith("train/") and name != "train/epoch":
@@ -130,9 +162,8 @@ class Records:
                 trial.step = max(trial.step, event.step)
                 trial.take(event.rows)
                 trial.reason = "; ".join(event.notes) or trial.reason
-                for key, _, path in event.pictures:
-                    if key == "samples/fixed":
-                        trial.picture = path
+                for key, step, path in event.pictures:
+                    trial.pictures.setdefault(key, {})[step] = path
             case TrialEnded():
                 trial = self.trials[event.key]
                 self._move(trial, State(event.state))

@@ -32,6 +32,8 @@ def json_schema() -> dict[str, Any]:
         del parts["Dataset"]["properties"][name]
     parts["Dataset"]["properties"]["name"] = {"enum": list(DATASETS)}
     parts["Objective"]["properties"]["metric"]["enum"] = list(OBJECTIVES)
+    one = {"$ref": "#/$defs/Objective"}
+    fields["objective"] = {"anyOf": [one, {"type": "array", "items": one, "minItems": 1, "maxItems": 3}]}
     fields["model"]["enum"] = list(models.names())
     for block in (fields, parts["Arm"]["properties"]):
         block["dataset"] = {"anyOf": [{"enum": list(DATASETS)}, {"$ref": "#/$defs/Dataset"}]}

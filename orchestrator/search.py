@@ -60,7 +60,7 @@ class OptunaSearch:
         return optuna.create_study(
             storage=JournalStorage(JournalFileBackend(str(path))),
             study_name=self._spec.name,
-            direction="minimize" if self._spec.objective.mode == "min" else "maximize",
+            directions=["minimize" if o.mode == "min" else "maximize" for o in self._spec.objectives],
             load_if_exists=True,
         )
 
@@ -106,15 +106,16 @@ class OptunaSearch:
         self._n += 1
         return trial.number, dict(trial.params)
 
-    def tell(self, proposal: int, value: float | None) -> None:
-        """The arm's value, or None when it has none (a seed diverged or failed). Telling twice is harmless."""
+    def tell(self, proposal: int, values: Sequence[float] | None) -> None:
+        """The arm's value of each objective, or None when it has none (a seed diverged or failed). Telling twice is
+        harmless."""
         if proposal in self._finished:
             return
         self._finished.add(proposal)
-        if value is None:
+        if values is None:
             self._study.tell(proposal, state=TrialState.FAIL)
         else:
-            self._study.tell(proposal, value)
+            self._study.tell(proposal, list(values))
 
 
 def _distribution(axis: Choices | Range, kind: type) -> BaseDistribution:

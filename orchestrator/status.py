@@ -70,7 +70,7 @@ def is_running(files: StudyFiles) -> bool:
 def study_row(files: StudyFiles) -> Cells:
     """One study in a line."""
     study, records = load_definition(files), load_records(files)
-    standings = leaderboard(records, study.objective)
+    standings = leaderboard(records, *study.objectives)
     best = standings[0] if standings and standings[0].mean is not None else None
     state = "running" if is_running(files) else "stopped" if records.state == "running" else records.state
     return {
@@ -106,7 +106,7 @@ def trial_rows(files: StudyFiles) -> list[Cells]:
             "g_loss": trial.latest.get("train/g_loss"),
             "d_loss": trial.latest.get("train/d_loss_mean"),
             "d_acc": trial.latest.get("train/d_acc"),
-            study.objective.metric: trial.value(study.objective.metric),
+            study.objective.metric: trial.value(study.objective),
             "reason": trial.reason,
             "key": trial.key,
         }

@@ -10,6 +10,7 @@ import itertools
 import math
 import random
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Literal
 
 import models
 from models import Param, Value
@@ -32,7 +33,7 @@ from orchestrator.errors import Problem
 from trials import schedule
 from trials.datasets import DATASETS
 from trials.options import TRAINING, conflicts, resolve_training, unused
-from trials.reports import OBJECTIVES
+from trials.reports import OBJECTIVES, OF_CLASSES, OF_GALLERY, OF_HELD_OUT
 from trials.spec import batches_per_epoch
 
 MOST_CORNERS = 3000
@@ -53,6 +54,8 @@ __all__ = [
     "StudySpec",
     "axes",
     "build_values",
+    "evaluations",
+    "features",
     "hyperparameters",
     "image_shape",
     "n_classes",
@@ -172,7 +175,18 @@ def _dataset_problems(study: StudySpec) -> Found:
 
 
 def _evaluate_problems(study: StudySpec) -> Found:
-    n = n_images(study)
+    n, dataset = n_images(study), study.dataset
+    info = DATASETS.get(dataset.name or "")
+    whole = dataset.limit or dataset.n_images or (info.n_images if info else None)
+    if whole is not None and dataset.hold_out > whole // 2:
+        yield ("dataset", "hold_out"), f"must be at most half of the images, {whole // 2} (got {dataset.hold_out})"
+        return
+    unseen = dataset.folder is not None and dataset.n_classes is None
+    if study.evaluate.features == "classifier" and not unseen and n_classes(study) < 2:
+        yield (
+            ("evaluate", "features"),
+            f"{dataset.source.label} has no labels to train a classifier on; use imagenet, or random to try a run",
+        )
     if n is not None and (study.evaluate.samples or 0) > n // 2:
         yield (
             ("evaluate", "samples"),
@@ -229,8 +243,42 @@ def _train_problems(study: StudySpec) -> Found:
 
 
 def _objective_problems(study: StudySpec) -> Found:
-    if study.objective.metric not in OBJECTIVES:
-        yield ("objective", "metric"), unknown("metric", study.objective.metric, OBJECTIVES)
+    for i, objective in enumerate(study.objectives):
+        path: KeyPath = ("objective", i) if len(study.objectives) > 1 else ("objective",)
+        if objective.metric not in OBJECTIVES:
+            yield (*path, "metric"), unknown("metric", objective.metric, OBJECTIVES)
+        elif objective.metric.startswith("eval/") and study.evaluate.count == 0:
+            yield (*path, "metric"), f"{objective.metric} is never measured: evaluate.count is 0"
+    for i in _repeated([objective.metric for objective in study.objectives]):
+        yield ("objective", i, "metric"), f"{study.objectives[i].metric} is listed twice"
+
+
+def _measured_problems(study: StudySpec) -> Found:
+    """Objectives that an arm does not measure."""
+    if study.model not in models.names():
+        return
+    for i, objective in enumerate(study.objectives):
+        if lack := _lack(study, objective.metric.removeprefix("eval/")):
+            path: KeyPath = ("objective", i) if len(study.objectives) > 1 else ("objective",)
+            yield (*path, "metric"), f"{objective.metric} is not measured {lack}"
+
+
+def _lack(study: StudySpec, metric: str) -> str | None:
+    """What a metric of evaluations would need, in words; None when there it is."""
+    if metric in OF_CLASSES and features(study) != "classifier":
+        return f"in features of kind {features(study)}: it needs a classifier, so a dataset with labels"
+    if metric == "class_fidelity" and not models.preset(study.model).conditional:
+        return f"of {study.model}, which cannot be asked for a class"
+    if metric in OF_HELD_OUT and not study.dataset.hold_out:
+        return "without images that are held out; set dataset.hold_out"
+    if metric in OF_GALLERY and not study.pictures.gallery:
+        return "without pictures.gallery"
+    if not metric.endswith("_raw") or any(
+        True for check in (_fixed_problems, _space_problems) for _ in check(study)
+    ):
+        return None
+    averaged = all(training_values(study, point)["ema"] for point in _corners(study))
+    return None if averaged else "where ema is 0: there is no other generator beside it"
 
 
 def _model_problems(study: StudySpec) -> Found:
@@ -398,13 +446,12 @@ def _option_problems(study: StudySpec) -> Found:
         values = {**build_values(study, point), **training_values(study, point)}
         for name, message in (*conflicts(preset, values, given), *_growth_problems(study, values)):
             found.setdefault(name, message)
-        if study.pictures.count <= int(values["patience"]):
-            message = f"is never used up by {study.pictures.count} evaluations, one at each of pictures.count"
-            found.setdefault("patience", message)
-        if values["patience"] and study.objective.metric.startswith("final/"):
-            found.setdefault(
-                "patience", f"a trial that ends early has no {study.objective.metric}; choose eval/swd"
-            )
+        n_evaluations = evaluations(study)
+        if n_evaluations <= int(values["patience"]):
+            found.setdefault("patience", f"is never used up by {n_evaluations} evaluations of evaluate.count")
+        finals = [o.metric for o in study.objectives if o.metric.startswith("final/")]
+        if values["patience"] and finals:
+            found.setdefault("patience", f"a trial that ends early has no {finals[0]}; choose eval/fd")
     for name, message in found.items():
         section = "space" if name in study.space else "fixed"
         yield (
@@ -524,6 +571,7 @@ _EACH_ARM: Checks = (
     ((("dataset",),), _evaluate_problems),
     ((), _train_problems),
     ((("model",),), _model_problems),
+    ((("model",), ("dataset",), ("evaluate",), ("fixed",), ("space",)), _measured_problems),
     ((("model",), ("dataset",)), _shape_problems),
     ((("model",),), _fixed_problems),
     ((("model",),), _space_problems),
@@ -541,7 +589,22 @@ def n_images(study: StudySpec) -> int | None:
     """How many images the study trains on; None for a folder that nobody has looked at yet."""
     info = DATASETS.get(study.dataset.name or "")
     whole = study.dataset.n_images or (info.n_images if info else None)
-    return whole if whole is None else min(whole, study.dataset.limit or whole)
+    if whole is None:
+        return None
+    return max(0, min(whole, study.dataset.limit or whole) - study.dataset.hold_out)
+
+
+def evaluations(study: StudySpec) -> int:
+    """How many evaluations a trial has at most."""
+    return study.pictures.count if study.evaluate.count is None else study.evaluate.count
+
+
+def features(study: StudySpec) -> Literal["classifier", "imagenet", "random"]:
+    """What images are compared in. Of a dataset that is not known yet it may change once it is."""
+    if study.evaluate.features != "auto":
+        return study.evaluate.features
+    shape = image_shape(study)
+    return "classifier" if n_classes(study) > 1 and shape is not None and shape[0] == 1 else "imagenet"
 
 
 def n_classes(study: StudySpec) -> int:

@@ -19,10 +19,11 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.status import Status
 
+from models import Value
 from orchestrator import arms, results
 from orchestrator.errors import UnreachableError, UsageError
 from orchestrator.execution import choose_packs
-from orchestrator.home import StudyFiles, data_directory, home
+from orchestrator.home import StudyFiles, data_directory, features_directory, home
 from orchestrator.leaderboard import Standing, leaderboard
 from orchestrator.loader import refuse_facts
 from orchestrator.machine import Slots, slots, this_machine
@@ -40,6 +41,8 @@ from trials.kernels import probe_matmul
 from trials.reports import State
 
 SHOWN_SKIPPED = 20
+FEATURES = "gan_sweep.features"
+"""The fact of a study's provenance that says what its images are compared in."""
 LOCK_WAIT_S = 1.0  # `status` takes the lock for a moment to see whether it is held
 PACKAGES = ("gan-sweep", "torch", "ray", "mlflow", "optuna", "numpy")
 
@@ -89,6 +92,7 @@ def submit(
             sweep = Sweep(study, files, search, datasets, granted)
             facts = {**provenance(datasets, source), **matmul}
             if not sweep.finished:
+                facts |= prepare_features(study, datasets, console)
                 facts["gan_sweep.pack"] = _pack(sweep, matmul[MATMUL], console)
             return _run(sweep, _make_backend(backend, machine.cpus, machine.gpus), facts, console)
     except Timeout:
@@ -112,7 +116,7 @@ def _run(sweep: Sweep, backend: Backend, facts: dict[str, str], console: Console
             shipper.start()
             with _stop_on_signal(sweep, console) as interrupted, Progress(sweep, console):
                 backend.run(sweep)
-        standings = leaderboard(sweep.records, sweep.study.objective)
+        standings = leaderboard(sweep.records, *sweep.study.objectives)
         pictures = results.write_study_plots(sweep.files, standings)
         results.write_table(sweep.files.leaderboard, standings)
     finally:  # also when Ray does not start: what ran is recorded, and MLflow learns that it stopped
@@ -186,6 +190,36 @@ def prepare_datasets(
         if len(found.skipped) > SHOWN_SKIPPED:
             console.print(f"  and {len(found.skipped) - SHOWN_SKIPPED} more", style="yellow")
     return prepared
+
+
+def prepare_features(
+    study: StudySpec, datasets: Mapping[DatasetSource, PreparedDataset], console: Console
+) -> dict[str, str]:
+    """Make what the evaluations of all arms compare images in, training classifiers where there are none yet.
+
+    Returns what they are, for the provenance. Raises UsageError when they cannot be made.
+    """
+    from trials.evaluation import prepare_extractor
+
+    found: dict[str, str] = {}
+    for arm in study.arms or [""]:
+        point: dict[str, Value] = {"arm": arm} if arm else {}
+        prepared = datasets[arms.resolved(study, point).dataset.source]
+        spec = arms.trial_spec(study, point, study.seeds[0], prepared.digest)
+        if not spec.eval_steps or spec.dataset in found:
+            continue
+        with console.status(f"features of {spec.dataset}") as shown:
+            try:
+                extractor = prepare_extractor(
+                    spec, prepared.images, prepared.labels, features_directory(), shown.update
+                )
+            except (ValueError, DatasetError) as error:
+                raise UsageError(f"images of {spec.dataset} cannot be compared: {error}") from error
+        found[spec.dataset] = extractor.name
+        if extractor.accuracy is not None:
+            found[spec.dataset] += f", right about {extractor.accuracy:.2%} of held-out images"
+        console.print(f"[dim]features of {spec.dataset}: {found[spec.dataset]}[/dim]", highlight=False)
+    return {FEATURES: json.dumps(found)} if found else {}
 
 
 def sources(study: StudySpec) -> list[DatasetSource]:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Protocol
 
 from models import Value
 from orchestrator import arms, policy
 from orchestrator.errors import UsageError
-from orchestrator.home import StudyFiles
+from orchestrator.home import StudyFiles, features_directory
 from orchestrator.journal import (
     ArmProposed,
     Event,
@@ -29,7 +29,7 @@ from orchestrator.journal import (
 )
 from orchestrator.machine import Slots
 from orchestrator.records import ArmRecord, Records, replay
-from orchestrator.study import StudySpec
+from orchestrator.study import Objective, StudySpec
 from trials.data import PreparedDataset
 from trials.datasets import DatasetSource
 from trials.packs import fusion_key
@@ -46,8 +46,8 @@ class Search(Protocol):
     def propose(self, taken: set[int]) -> tuple[int, dict[str, Value]]:
         """A new arm with its number; never one whose number is in `taken`."""
 
-    def tell(self, proposal: int, value: float | None) -> None:
-        """The arm's value; None when a seed diverged or failed. Idempotent."""
+    def tell(self, proposal: int, values: Sequence[float] | None) -> None:
+        """The arm's value of each objective; None when a seed diverged or failed. Idempotent."""
 
 
 class Backend(Protocol):
@@ -166,12 +166,10 @@ class Sweep:
         if attempt != trial.attempts or trial.state is not State.RUNNING:
             return
         state, reason = policy.state_after(outcome, trial.lost)
-        if state is State.COMPLETED and trial.value(self.study.objective.metric) is None:
+        lacking = [o.metric for o in self.study.objectives if trial.value(o) is None]
+        if state is State.COMPLETED and lacking:
             reported = ", ".join(sorted(trial.latest)) or "nothing"
-            state, reason = (
-                State.FAILED,
-                (f"metric {self.study.objective.metric!r} was not reported; reported: {reported}"),
-            )
+            state, reason = State.FAILED, f"metric {lacking[0]!r} was not reported; reported: {reported}"
         self._write(
             TrialEnded(
                 at_ms=self._now(), key=key, attempt=attempt, state=state, step=max(outcome.step, trial.step),
@@ -243,6 +241,7 @@ class Sweep:
             directory=self.files.trial(key),
             images=dataset.images,
             labels=dataset.labels,
+            features=features_directory(),
             checkpoint_every=arms.checkpoint_every(self.study, spec.steps),
             device="cuda" if self.slots.gpu else "cpu",
             threads=self.slots.threads,
@@ -254,12 +253,18 @@ class Sweep:
         return self._datasets[arms.resolved(self.study, values).dataset.source]
 
     def _tell(self, finished: Iterable[ArmRecord]) -> None:
-        metric = self.study.objective.metric
         for arm in finished:
             if arm.is_final:
-                values = [t.value(metric) if t.state is State.COMPLETED else None for t in arm.trials]
-                known = [value for value in values if value is not None]
-                self._search.tell(arm.proposal, fmean(known) if len(known) == len(values) else None)
+                means = [self._mean(arm, objective) for objective in self.study.objectives]
+                known = [mean for mean in means if mean is not None]
+                self._search.tell(arm.proposal, known if len(known) == len(means) else None)
+
+    @staticmethod
+    def _mean(arm: ArmRecord, objective: Objective) -> float | None:
+        """The arm's mean over all of its seeds; None when one has no value."""
+        values = [t.value(objective) if t.state is State.COMPLETED else None for t in arm.trials]
+        known = [value for value in values if value is not None]
+        return fmean(known) if len(known) == len(values) else None
 
     def _write(self, event: Event) -> None:
         self._journal.append(event)

@@ -17,12 +17,13 @@ import pytest
 from models import STRUCTURE
 from orchestrator._yaml import compose
 from orchestrator.catalogue import PER_NET
-from orchestrator.claims import FUNCTIONS, LATER, parse
+from orchestrator.claims import FUNCTIONS, parse
 from orchestrator.cli import main
 from orchestrator.loader import load_study
 from orchestrator.model_page import show
 from orchestrator.study import Choices
 from trials.options import FOLLOWS, TRAINING
+from trials.reports import EVAL_METRICS
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -184,7 +185,7 @@ def test_the_guide_to_claims_lists_every_function_and_metric_and_its_example_is_
     listed = re.findall(r"^\| `(\S+?)\((.*)\)` \| (.+) \|$", text, re.MULTILINE)
     assert listed[:-1] == [(name, function.form, function.doc) for name, function in FUNCTIONS.items()]
     assert listed[-1][0] == "best"
-    assert dict(re.findall(r"^\| `eval\.(\w+)` \| (.+) \|$", text, re.MULTILINE)) == dict(LATER)
+    assert dict(re.findall(r"^\| `eval\.(\w+)` \| (.+) \|$", text, re.MULTILINE)) == dict(EVAL_METRICS)
     (example,) = blocks("claims.md", "yaml")
     (check,) = re.findall(r"check: (.+)", example)
     parse(check, {"lr": Choices(choices=[2e-5, 2e-4, 2e-3])})

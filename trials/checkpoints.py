@@ -9,6 +9,7 @@ A directory with the final name is complete: it was written under another name, 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -30,7 +31,7 @@ class CheckpointStore:
     """The checkpoints of the trial `key`, as seen by its attempt number `attempt`.
 
     The `keep` newest ones stay; two, so that a damaged one costs an interval and not the trial. Those of
-    `keep_steps` stay for good.
+    `keep_steps` stay for good, and the newest of those that were saved as the best so far.
     """
 
     directory: Path
@@ -48,8 +49,11 @@ class CheckpointStore:
         for litter in self.directory.glob("*.tmp-*"):
             shutil.rmtree(litter)
 
-    def save(self, state: dict[str, Any], step: int) -> Path:
-        """Write a checkpoint; on return it is durable. Raises FencedError when a newer attempt exists."""
+    def save(self, state: dict[str, Any], step: int, *, best: bool = False) -> Path:
+        """Write a checkpoint; on return it is durable. Raises FencedError when a newer attempt exists.
+
+        `best`: no checkpoint before it was better.
+        """
         self._check_fence()
         final = self.directory / f"step_{step:09d}"
         temporary = self.directory / f"{final.name}.tmp-{self.attempt}"
@@ -63,6 +67,7 @@ class CheckpointStore:
             "key": self.key,
             "step": step,
             "attempt": self.attempt,
+            "best": best,
             "files": {"state.pt": _facts(temporary / "state.pt")},
         }
         _write_synced(temporary / "manifest.json", json.dumps(manifest, indent=1).encode())
@@ -77,9 +82,10 @@ class CheckpointStore:
         return final
 
     def prune(self, keep: int) -> None:
-        """Remove all but the newest `keep` checkpoints and those of `keep_steps`."""
+        """Remove all but the newest `keep` checkpoints, the best one, and those of `keep_steps`."""
+        best = best_checkpoint(self.directory)
         for old in self._newest_first()[keep:]:
-            if int(old.name.removeprefix("step_")) not in self.keep_steps:
+            if old != best and int(old.name.removeprefix("step_")) not in self.keep_steps:
                 shutil.rmtree(old)
 
     def load_latest(self, device: torch.device) -> tuple[dict[str, Any] | None, list[str]]:
@@ -97,7 +103,7 @@ class CheckpointStore:
         return next(iter(self._newest_first()), None)
 
     def _newest_first(self) -> list[Path]:
-        return sorted((p for p in self.directory.glob("step_*") if ".tmp-" not in p.name), reverse=True)
+        return checkpoints(self.directory)
 
     def _check_fence(self) -> None:
         try:
@@ -106,6 +112,20 @@ class CheckpointStore:
             return
         if newest > self.attempt:
             raise FencedError(f"attempt {self.attempt} of trial {self.key} was replaced by attempt {newest}")
+
+
+def checkpoints(directory: Path) -> list[Path]:
+    """The complete checkpoints of a trial's directory of them, the newest first; unchecked."""
+    return sorted((p for p in directory.glob("step_*") if ".tmp-" not in p.name), reverse=True)
+
+
+def best_checkpoint(directory: Path) -> Path | None:
+    """The newest of the checkpoints that were saved as the best so far, or None."""
+    for path in checkpoints(directory):
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            if json.loads((path / "manifest.json").read_text()).get("best"):
+                return path
+    return None
 
 
 def load(path: Path, key: str | None, device: torch.device) -> dict[str, Any]:

@@ -32,6 +32,7 @@ from trials.images import FolderContent, Progress, read_folder, resized, splined
 Arrays = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 """Images (N, C, H, W) and labels (N,)."""
 
+HOLD_OUT_SEED = 7
 _FORMAT = 3  # part of the cache's file names: raise it when what a reader returns, or the JSON file, changes
 
 
@@ -309,6 +310,42 @@ def resident_images(path: Path, device: torch.device) -> Tensor:
 def resident_labels(path: Path, device: torch.device) -> Tensor:
     """The labels as one int64 tensor (N,) on `device`, shared as the images are."""
     return torch.from_numpy(np.load(path, allow_pickle=False)).to(device, torch.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class Images:
+    """Images of a dataset with their labels, on a device."""
+
+    pixels: Tensor  # (n, C, H, W) uint8
+    labels: Tensor | None = None  # (n,) int64
+
+    def some(self, chosen: Tensor) -> Images:
+        """Those with these indices."""
+        labels = None if self.labels is None else self.labels.index_select(0, chosen)
+        return Images(self.pixels.index_select(0, chosen), labels)
+
+    def sized(self, size: int | None) -> Images:
+        """The same averaged down to a side; themselves for None."""
+        if size is None or self.pixels.shape[-1] == size:
+            return self
+        parts = [downsample(part.float(), size).round().to(torch.uint8) for part in self.pixels.split(500)]
+        return Images(torch.cat(parts), self.labels)
+
+
+@lru_cache(maxsize=2)
+def resident(
+    images: Path, labels: Path | None, device: torch.device, limit: int | None, hold_out: int
+) -> tuple[Images, Images, Images | None]:
+    """All images of a prepared dataset, those to train on, and those held out from it; once a process.
+
+    `limit`: only the first ones; of these `hold_out`, drawn at random, the same in every process, are held out.
+    """
+    whole = Images(resident_images(images, device), resident_labels(labels, device) if labels else None)
+    used = Images(whole.pixels[:limit], None if whole.labels is None else whole.labels[:limit])
+    if not hold_out:
+        return whole, used, None
+    order = torch.randperm(len(used.pixels), generator=torch.Generator().manual_seed(HOLD_OUT_SEED)).to(device)
+    return whole, used.some(order[hold_out:].sort().values), used.some(order[:hold_out])
 
 
 def to_pixels(images: Tensor, pixels: str) -> Tensor:

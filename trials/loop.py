@@ -1,4 +1,4 @@
-"""The training loop, and what it does at the picture steps.
+"""The training loop, and what it does at the steps of pictures and evaluations.
 
 Axes: N images of a batch, Z latent dimensions, C channels, H height, W width.
 """
@@ -6,24 +6,26 @@ Axes: N images of a batch, Z latent dimensions, C channels, H height, W width.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from models import Gan
 from trials.checkpoints import CheckpointStore
-from trials.data import downsample, to_unit
+from trials.data import Images
 from trials.errors import DivergedError
-from trials.metrics import sliced_wasserstein
+from trials.evaluation import Evaluator, evaluator
+from trials.gallery import draw_gallery
 from trials.pictures import grid, write_png
 from trials.reports import Picture, Report, Row
+from trials.samples import FIXED_NOISE_SEED, generate, quantised
 from trials.spec import TrialSpec
 from trials.state import TrainState, fresh_state
 from trials.step import Trainer
 
-FIXED_NOISE_SEED = 42  # the same in every trial of every study: pictures compare across arms
+Judge = Callable[[], Evaluator]
+"""Makes a trial's evaluator when it is first needed."""
 
 
 def train(
@@ -37,9 +39,10 @@ def train(
     report_every_s: float = 0.5,
     clock: Callable[[], float] = time.monotonic,
 ) -> Generator[Report, bool | None, None]:
-    """`training` that takes its steps by itself: only its reports."""
+    """`training` that takes its steps by itself, judged against the images it trains on: only its reports."""
+    known = Images(images, labels)
     run = training(
-        spec, images, labels, store, directory,
+        spec, images, labels, store, directory, lambda: evaluator(spec, known, known, None, directory / "features"),
         checkpoint_every=checkpoint_every, report_every_s=report_every_s, clock=clock,
     )  # fmt: skip
     answer = None
@@ -61,6 +64,7 @@ def training(
     labels: Tensor | None,
     store: CheckpointStore,
     directory: Path,
+    judge: Judge,
     *,
     checkpoint_every: int,
     report_every_s: float = 0.5,
@@ -99,9 +103,9 @@ def training(
             rows, notes, reported_at = [], [], clock()
             continue
         last = state.step == spec.steps
-        draw = state.step in spec.picture_steps
+        draw, judged = state.step in spec.picture_steps, state.step in spec.eval_steps
         save = last or state.step % checkpoint_every == 0 or state.step in spec.keep_steps
-        if not (last or draw or save or state.step % spec.log_every == 0):
+        if not (last or draw or judged or save or state.step % spec.log_every == 0):
             continue
 
         metrics: dict[str, float] = {}
@@ -111,15 +115,22 @@ def training(
             metrics["train/epoch"] = trainer.epoch
         if draw:
             pictures += draw_samples(spec, state, device, directory)
-            metrics |= evaluate(spec, state, images)
-            ended = _judge_progress(spec, state, metrics)
+        best = False
+        if judged:
+            began = clock()
+            metrics |= judge().measure(state.gan, state.shown, first=state.step == spec.eval_steps[0])
+            metrics["perf/evaluation_s"] = clock() - began
+            best = _is_best(spec, state, metrics)
+            ended = _out_of_patience(spec, state)
             if ended and not last:
-                notes = [
-                    *notes,
-                    f"ended at step {state.step}: no better eval/swd for {spec.training['patience']} evaluations",
-                ]
-        last = last or ended
+                lasted = f"no better {spec.judged_by[0]} for {spec.training['patience']} evaluations"
+                notes = [*notes, f"ended at step {state.step}: {lasted}"]
+        last, save = last or ended, save or best
         bad = sorted(name for name, value in metrics.items() if not _finite(value))
+        if last and not bad:
+            began = clock()
+            pictures += _finish(spec, state, judge, directory, metrics)
+            metrics["perf/gallery_s"] = clock() - began
         if metrics:
             rows.append(Row(step=state.step, metrics={n: v for n, v in metrics.items() if n not in bad}))
         now = clock()
@@ -132,50 +143,47 @@ def training(
             rows, pictures, notes, reported_at = [], [], [], now
             stop = yield report
             if stop and not bad:
-                store.save(state.state_dict(), state.step)
+                store.save(state.state_dict(), state.step, best=best)
                 return
         if bad:
             raise DivergedError(f"not finite at step {state.step}: {', '.join(bad)}")
         if save or last:
-            store.save(state.state_dict(), state.step)
+            store.save(state.state_dict(), state.step, best=best)
     store.prune(1)
 
 
-def _judge_progress(spec: TrialSpec, state: TrainState, metrics: dict[str, float]) -> bool:
-    """Count evaluations without a better distance, if that matters; whether training ends early."""
-    if not spec.training["patience"]:
-        return False
-    better = metrics["eval/swd"] < state.best
-    state.best = min(state.best, metrics["eval/swd"])
+def _is_best(spec: TrialSpec, state: TrainState, metrics: Mapping[str, float]) -> bool:
+    """Whether this evaluation is the best so far; counts those since the best one."""
+    metric, mode = spec.judged_by
+    value = metrics.get(metric, float("nan"))
+    better = (value if mode == "min" else -value) < state.best
+    if better:
+        state.best = value if mode == "min" else -value
     state.evaluations_since = 0 if better else state.evaluations_since + 1
-    return _out_of_patience(spec, state)
+    return better
+
+
+def _finish(
+    spec: TrialSpec, state: TrainState, judge: Judge, directory: Path, metrics: dict[str, float]
+) -> list[Picture]:
+    """What is looked at once, at the end: nearest neighbours, and the gallery. Adds to `metrics`."""
+    if not spec.eval_steps:
+        return []
+    judged = judge()
+    metrics |= judged.neighbours(state.gan, state.shown)
+    if not spec.gallery:
+        return []
+    gallery = draw_gallery(
+        spec, state.gan, state.shown, directory, real=judged.real.images, extractor=judged.extractor,
+        step=state.step, device=judged.real.images.device,
+    )  # fmt: skip
+    metrics |= {f"eval/{name}": value for name, value in gallery.metrics.items()}
+    return gallery.pictures
 
 
 def _out_of_patience(spec: TrialSpec, state: TrainState) -> bool:
     patience = int(spec.training["patience"])
     return patience > 0 and state.evaluations_since >= patience
-
-
-@torch.no_grad()
-def generate(
-    gan: Gan, generator: nn.Module, n: int, seed: int, device: torch.device, batch: int = 500
-) -> Tensor:
-    """(n, C, H, W) images in [0, 1] from the latents of `seed`, with `generator` in evaluation mode.
-
-    Of a conditional model image i shows class i modulo the number of classes.
-    """
-    noise = torch.Generator(device).manual_seed(seed)
-    inputs = [gan.latent(n, noise)]  # (n, Z)
-    if gan.n_classes:
-        inputs.append(torch.arange(n, device=device) % gan.n_classes)
-    was_training = generator.training
-    generator.eval()
-    images = []
-    for parts in zip(*(x.split(batch) for x in inputs), strict=True):
-        made = generator(*parts)
-        images.append(to_unit(made if isinstance(made, Tensor) else made[-1], gan.pixels))
-    generator.train(was_training)
-    return torch.cat(images)
 
 
 def draw_samples(spec: TrialSpec, state: TrainState, device: torch.device, directory: Path) -> list[Picture]:
@@ -186,40 +194,12 @@ def draw_samples(spec: TrialSpec, state: TrainState, device: torch.device, direc
     generators = {"fixed": state.shown} | ({"raw": state.gan.generator} if state.averaged else {})
     pictures = []
     for key, generator in generators.items():
-        samples = generate(state.gan, generator, spec.picture_samples, FIXED_NOISE_SEED, device)
+        samples = quantised(generate(state.gan, generator, spec.picture_samples, FIXED_NOISE_SEED, device))
         name = f"samples/{'' if key == 'fixed' else f'{key}_'}step_{state.step:09d}.png"
-        sheet = samples.nan_to_num().mul(255).round().to(torch.uint8).cpu().numpy()
+        sheet = samples.cpu().numpy()
         write_png(directory / name, grid(sheet, columns=state.gan.n_classes or None))
         pictures.append(Picture(key=f"samples/{key}", step=state.step, path=name))
     return pictures
-
-
-def evaluate(spec: TrialSpec, state: TrainState, images: Tensor) -> dict[str, float]:
-    """Distances of generated to real images, and of real to held-out real ones (the floor).
-
-    Each set holds eval_samples images, quantised to uint8, pixels in [0, 1]. The latents and the choice of
-    real images are the same in every trial.
-    """
-    n = spec.eval_samples
-    if 2 * n > len(images):
-        raise ValueError(f"eval_samples {n} is more than half of the {len(images)} images")
-    chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(FIXED_NOISE_SEED))
-    chosen = chosen[: 2 * n].to(images.device)
-    real, held_out = (_real(images[half], spec.size) for half in chosen.split(n))  # (n, C H W)
-    generators = {"swd": state.shown} | ({"swd_raw": state.gan.generator} if state.averaged else {})
-    distances = {"eval/swd_floor": sliced_wasserstein(held_out, real)}
-    for name, generator in generators.items():
-        fake = generate(state.gan, generator, n, FIXED_NOISE_SEED + 1, images.device).flatten(1)
-        finite = bool(torch.isfinite(fake).all())
-        distances[f"eval/{name}"] = (
-            sliced_wasserstein(fake.mul(255).round().div(255), real) if finite else float("nan")
-        )
-    return distances
-
-
-def _real(images: Tensor, size: int | None) -> Tensor:
-    x = images.float() / 255
-    return (x if size is None else downsample(x, size).mul(255).round().div(255)).flatten(1)
 
 
 def _finite(value: float) -> bool:

@@ -156,7 +156,7 @@ TRAINING: Mapping[str, Param] = MappingProxyType(
         ),
         "patience": Param(
             kind=int, default=0, low=0, high=1000,
-            doc="end after so many evaluations without a better eval/swd; 0: never",
+            doc="end after so many evaluations that were not better by the objective; 0: never",
         ),
         "remove_last_epochs": Param(
             kind=int, default=0, low=0, high=100_000,

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal
 
 from trials.spec import TrialSpec
@@ -20,13 +21,61 @@ EXTRA_METRICS = ("w_dist", "gp", "gp_norm", "drift", "l2_d", "l2_g")
 """Logged as train/NAME by the trials that have them: a critic's distance, the penalties before their weights, and
 the mean gradient norm between real and generated images."""
 
-EVAL_METRICS = ("swd", "swd_floor", "swd_raw")
-"""Logged as eval/NAME at the picture steps; swd_raw, of the generator itself, where an averaged one is judged."""
+EVAL_METRICS: Mapping[str, str] = MappingProxyType(
+    {
+        "fd": "Frechet distance to real images in the features",
+        "fd_raw": "the same of the generator itself, where an averaged one is judged",
+        "fd_floor": "the same of held-out real images",
+        "kid": "kernel distance to real images in the features (unbiased; may be slightly negative)",
+        "kid_sd": "its standard deviation over subsets",
+        "kid_floor": "the kernel distance of held-out real images",
+        "precision": "share of generated images within the real ones' manifold",
+        "recall": "share of real images within the generated ones' manifold",
+        "density": "how many real neighbourhoods a generated image lies in, over the number expected of a real one",
+        "coverage": "share of real images with a generated one in their neighbourhood",
+        "diversity": "mean distance between generated images over that between real ones, in the features",
+        "class_tv": "total variation between the classes of generated and of real images",
+        "class_kl": "Kullback-Leibler divergence of the same, natural logarithm",
+        "chi2_p": "p value of the classes of generated images being those of the data",
+        "modes": "number of classes with more than 0.5 % of the generated images",
+        "ambiguous": "share of generated images whose largest class probability is below 0.9",
+        "classifier_confidence": "mean largest class probability of generated images",
+        "inception_score": "exponential of the mean information between image and class",
+        "class_fidelity": "share of the images asked of a class that the classifier calls so",
+        "intra_class_diversity": "mean pixel distance between generated images of a class over that of real ones",
+        "swd": "sliced Wasserstein distance to real images in pixels",
+        "swd_raw": "the same of the generator itself, where an averaged one is judged",
+        "swd_floor": "the same of held-out real images",
+        "row_jaggedness": "vertical over horizontal neighbour differences, over the same of real images",
+        "checkerboard": "power at the highest spatial frequencies over that of real images",
+        "spectrum_distance": "distance of the high spatial frequencies' power to that of real images, decades",
+        "nn_train_ratio": "median distance to the nearest real image over that of held-out real ones, in the features",
+        "nn_fake_fake": "median pixel distance to the nearest other generated image, over that among real ones",
+        "nn_real_fake": "least pixel distance to a real image, over the median among real ones",
+        "memorisation": "discriminator's accuracy on training images minus that on held-out ones",
+        "d_holdout_gap": "mean D(x) on training images minus that on held-out ones",
+        "path_step_ratio": "largest over median distance between neighbours on latent paths",
+        "walk_dip_smooth": "fall of the critic's score midway between like latents",
+        "walk_dip_rough": "fall of the critic's score midway between unlike latents",
+    }
+)
+"""Logged as eval/NAME at the evaluations, by the trials that have them. Floors are logged once, at the first
+evaluation; nn_fake_fake, nn_real_fake and what is of paths at the last one."""
+
+OF_CLASSES = frozenset({"class_tv", "class_kl", "chi2_p", "modes", "ambiguous", "classifier_confidence",
+                        "inception_score", "class_fidelity", "intra_class_diversity"})  # fmt: skip
+"""The metrics of evaluations that need a classifier."""
+OF_HELD_OUT = frozenset({"memorisation", "d_holdout_gap"})
+"""Those that need images held out from training."""
+OF_GALLERY = frozenset({"path_step_ratio", "walk_dip_smooth", "walk_dip_rough"})
+"""Those that the gallery measures."""
 
 FINAL_SHARE = 0.1
 """final/NAME is the mean of train/NAME over this last share of training."""
 
-OBJECTIVES = tuple(f"eval/{name}" for name in EVAL_METRICS[:1]) + tuple(
+_NO_OBJECTIVE = ("fd_floor", "kid_floor", "swd_floor", "kid_sd")
+
+OBJECTIVES = tuple(f"eval/{name}" for name in EVAL_METRICS if name not in _NO_OBJECTIVE) + tuple(
     f"final/{name}" for name in TRAIN_METRICS
 )
 """What a study may optimise."""
@@ -59,7 +108,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Picture:
-    """A PNG that was written at `step`; `path` is relative to the trial's directory."""
+    """A PNG or GIF that was written at `step`; `path` is relative to the trial's directory."""
 
     key: str
     step: int
@@ -98,7 +147,7 @@ class Assignment:
     """An attempt at a trial: everything a worker needs, as plain values.
 
     `directory` belongs to the trial; `images` is the prepared dataset (.npy, uint8, N C H W)
-    and `labels` its labels (.npy, uint8, N).
+    and `labels` its labels (.npy, uint8, N). `features`: where classifiers and the features of real images are kept.
     `device`: "cpu" or "cuda". `threads`: CPU threads for torch. `matmul`: the kernels of kernels.py. `recorded`: take
     steps from a recording (recorded.py).
     """
@@ -109,6 +158,7 @@ class Assignment:
     directory: Path
     images: Path
     labels: Path
+    features: Path
     checkpoint_every: int
     device: str = "cpu"
     threads: int = 1

@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
+from typing import Literal
 
 from models import Value
 from trials.options import switched_on
@@ -19,10 +20,13 @@ class TrialSpec:
     """One arm with one seed: everything that decides what the trial computes, and nothing else.
 
     `steps`: one step is `n_critic` discriminator updates and one generator update. `log_every`: steps averaged into
-    one row of metrics. `picture_steps`: when sample grids are drawn and the generator is evaluated.
-    `picture_samples`, `eval_samples`: images in a grid and in an evaluation. `limit`: only the first images.
-    `n_classes`: of the dataset, for a conditional model. `size`: the side that images are averaged down to when
-    the dataset holds larger ones. `keep_steps`: checkpoints that are never removed.
+    one row of metrics. `picture_steps`: when sample grids are drawn. `eval_steps`: when the generator is evaluated,
+    with `eval_samples` images in the features of `features`; some of the picture steps.
+    `judged_by`: the metric of evaluations, and min or max, that decides which checkpoint is the best.
+    `picture_samples`: images in a grid. `gallery`: whether the last step draws a gallery.
+    `limit`: only the first images; `hold_out`: of these, so many are kept from training. `n_classes`: of the dataset,
+    for a conditional model. `size`: the side that images are averaged down to when the dataset holds larger ones.
+    `keep_steps`: checkpoints that are never removed.
     """
 
     model: str
@@ -36,7 +40,12 @@ class TrialSpec:
     log_every: int
     picture_steps: tuple[int, ...]
     picture_samples: int
+    eval_steps: tuple[int, ...]
     eval_samples: int
+    features: Literal["classifier", "imagenet", "random"]
+    judged_by: tuple[str, Literal["min", "max"]] = ("eval/fd", "min")
+    gallery: bool = True
+    hold_out: int = 0
     n_classes: int = 0
     size: int | None = None
     keep_steps: tuple[int, ...] = ()

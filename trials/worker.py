@@ -11,8 +11,9 @@ import torch
 
 from trials import kernels
 from trials.checkpoints import CheckpointStore
-from trials.data import resident_images, resident_labels
+from trials.data import resident
 from trials.errors import DivergedError, FencedError
+from trials.evaluation import evaluator
 from trials.loop import training
 from trials.packs import Pack
 from trials.recorded import Recorded, why_not
@@ -147,11 +148,15 @@ def _training(assignment: Assignment) -> Generator[Report | Trainer, bool | None
         keep_steps=spec.keep_steps,
     )  # fmt: skip
     store.open()
-    images = resident_images(assignment.images, device)[: spec.limit]
-    labels = resident_labels(assignment.labels, device)[: spec.limit] if spec.n_classes else None
-    yield from training(
-        spec, images, labels, store, assignment.directory, checkpoint_every=assignment.checkpoint_every
+    labelled = spec.n_classes or spec.features == "classifier"
+    whole, mine, held_out = resident(
+        assignment.images, assignment.labels if labelled else None, device, spec.limit, spec.hold_out
     )
+    yield from training(
+        spec, mine.pixels, mine.labels if spec.n_classes else None, store, assignment.directory,
+        lambda: evaluator(spec, whole, mine, held_out, assignment.features),
+        checkpoint_every=assignment.checkpoint_every,
+    )  # fmt: skip
 
 
 def _stopped(step: int) -> Outcome:

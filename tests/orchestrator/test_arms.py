@@ -210,6 +210,6 @@ def test_a_difference_names_every_leaf_that_changed() -> None:
     assert difference(identity(tiny_study()), identity(other)) == [
         "seeds: [0, 1] -> [0]",
         "fixed.width: 8 -> 16",
-        "objective.metric: eval/swd -> final/g_loss",
+        "objective.metric: eval/fd -> final/g_loss",
     ]
     assert difference(identity(other), identity(other)) == []

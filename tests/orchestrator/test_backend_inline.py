@@ -10,6 +10,7 @@ import pytest
 
 from orchestrator.backends.inline import InlineBackend
 from orchestrator.journal import TrialReported, read
+from orchestrator.study import Objective
 from orchestrator.sweep import Sweep
 from orchestrator.testing import BackendContract, make_sweep, run_sweep, tiny_study
 from tests.trials.test_recorded import tape
@@ -67,7 +68,7 @@ def test_a_pack_shrinks_as_its_trials_end_and_all_of_them_complete(tmp_path: Pat
         sweep, _ = make_sweep(study, tmp_path / str(pack), names, slots=1, pack=pack)
         trials = run_sweep(sweep, InlineBackend()).trials.values()
         assert [(t.state, t.step) for t in trials] == [(State.COMPLETED, n) for n in (6, 12, 18)]
-        values[pack] = [t.value("final/g_loss") for t in trials]
+        values[pack] = [t.value(Objective(metric="final/g_loss")) for t in trials]
     assert values[3] == pytest.approx(values[1], abs=1e-4)
 
 
@@ -89,7 +90,7 @@ def test_a_recording_that_fails_is_noted_and_its_trials_complete(
         sweep, _ = make_sweep(tiny_study(), root, BackendContract.ARMS, pack=pack)
         trials = run_sweep(sweep, backend).trials.values()
         assert {t.state for t in trials} == {State.COMPLETED}
-        values.append([t.value("final/g_loss") for t in trials])
+        values.append([t.value(Objective(metric="final/g_loss")) for t in trials])
     assert values[0] == values[1]
     notes = [
         note for e in read(sweep.files.journal) if isinstance(e[0], TrialReported) for note in e[0].notes

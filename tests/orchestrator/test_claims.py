@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from orchestrator._fields import Choices, Range
 from orchestrator.claims import (
     FUNCTIONS,
-    LATER,
     MAX_DEPTH,
     Best,
     Calculation,
@@ -27,6 +26,7 @@ from orchestrator.claims import (
 from orchestrator.errors import InvalidStudyError
 from orchestrator.loader import load_study, load_text
 from orchestrator.study import axes
+from trials.reports import EVAL_METRICS
 
 STUDIES = sorted((Path(__file__).parents[2] / "studies").glob("*.yaml"))
 AXES: dict[str, Choices | Range] = {
@@ -295,7 +295,7 @@ def is_hashable(condition: Condition) -> bool:
 
 def test_everything_is_documented() -> None:
     assert all(function.doc for function in FUNCTIONS.values())
-    assert all(LATER.values())
+    assert all(EVAL_METRICS.values())
 
 
 HEAD = """version: 1

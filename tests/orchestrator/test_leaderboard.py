@@ -31,7 +31,7 @@ def records_of(arms: list[Seeds]) -> Records:
         for key, end in zip(keys, seeds, strict=True):
             records.apply(TrialStarted(at_ms=0, key=key, attempt=1))
             value = end if isinstance(end, float) else 1.0
-            rows = [(5, {"train/g_loss": 9.0}), (10, {"eval/swd": value, "train/g_loss": value})]
+            rows = [(5, {"train/g_loss": 9.0}), (10, {"eval/fd": value, "train/g_loss": value})]
             records.apply(TrialReported(at_ms=0, key=key, attempt=1, step=10, rows=rows, pictures=[]))
             state = "completed" if isinstance(end, float) else end
             if state != "running":
@@ -85,7 +85,7 @@ def test_an_arm_proposed_twice_stands_once() -> None:
 
 def test_a_final_metric_is_the_mean_of_the_last_tenth_alone() -> None:
     (standing,) = leaderboard(records_of([[4.0, 6.0]]), OBJECTIVE)
-    assert standing.finals == {"final/g_loss": 5.0, "eval/swd": 5.0}
+    assert standing.finals == {"final/g_loss": 5.0, "eval/fd": 5.0}
 
 
 @given(st.lists(st.lists(st.floats(0, 10), min_size=1, max_size=3), min_size=1, max_size=6))

@@ -281,7 +281,16 @@ def test_an_environment_variable_is_named_and_its_value_never_shown(monkeypatch:
             "s.yaml:5:13: fixed.lr: must have at most 6000 characters (got 7000)",
         ),
         ("objective: {mode: down}", "s.yaml:5:19: objective.mode: must be min or max (got text 'down')"),
-        ("objective: [{mode: min}]", "s.yaml:5:12: objective: must be a mapping (got a list)"),
+        (
+            "objective: [{mode: min}, {metric: eval/kid, mode: up}]",
+            "s.yaml:5:51: objective[1].mode: must be min or max (got text 'up')",
+        ),
+        ("objective: eval/fd", "s.yaml:5:12: objective: must be {metric: ..., mode: min}, or a list of up to three"),
+        ("objective: []", "s.yaml:5:12: objective: must not be empty"),
+        (
+            "objective: [{metric: eval/fd}, {metric: eval/fd, mode: max}]",
+            "s.yaml:5:41: objective[1].metric: eval/fd is listed twice",
+        ),
         ("search: {sampler: random, trials: 0}", "s.yaml:5:35: search.trials: must be >= 1 (got 0)"),
         ("search: {sampler: random, trials: -1}", "s.yaml:5:35: search.trials: must be >= 1 (got -1)"),
         (
@@ -320,7 +329,7 @@ def test_an_unknown_key_names_the_nearest() -> None:
 
 def test_an_unknown_key_far_from_all_lists_them() -> None:
     line = only(HEAD + "objective: {zzz: 1}\n")
-    assert line == "s.yaml:5:13: objective.zzz: unknown key 'zzz'; known: metric, mode"
+    assert line == "s.yaml:5:13: objective.zzz: unknown key 'zzz'; known: metric, mode, at"
 
 
 def test_missing_required_keys_are_all_named() -> None:
@@ -382,7 +391,7 @@ def test_a_callable_is_an_unknown_key() -> None:
 def test_an_objective_that_is_never_reported_lists_the_known_ones(metric: str) -> None:
     line = only(HEAD + f"objective: {{metric: {metric}}}\n")
     assert line.startswith("s.yaml:5:21: objective.metric: unknown metric ")
-    assert "known: eval/swd, final/d_acc, " in line
+    assert "known: eval/ambiguous, eval/checkerboard, " in line
 
 
 # The space

@@ -71,7 +71,7 @@ def test_the_same_seed_proposes_the_same_arms(sampler: str, tmp_path: Path) -> N
         search, values = OptunaSearch(searching(sampler), path), []
         for i in range(12):
             number, arm = search.propose(set(range(i)))
-            search.tell(number, float(i % 5))
+            search.tell(number, [float(i % 5)])
             values.append(arm)
         return values
 
@@ -133,7 +133,7 @@ def test_a_store_that_was_damaged_is_made_anew_from_our_records(
     if sampler == "grid":
         assert list(found.values()) == list(whole.values())
     for number in found:
-        search.tell(number, 1.0)
+        search.tell(number, [1.0])
     assert {t.state.name for t in search._study.get_trials()} == {"COMPLETE"}
 
 
@@ -141,7 +141,7 @@ def test_values_and_failures_are_kept_and_telling_twice_is_harmless(tmp_path: Pa
     search = OptunaSearch(searching("random"), tmp_path / "o")
     first, second = (search.propose(set(range(i)))[0] for i in (0, 1))
     for _ in range(2):
-        search.tell(first, 0.5)
+        search.tell(first, [0.5])
         search.tell(second, None)
     storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(tmp_path / "o")))
     trials = optuna.load_study(study_name="tiny", storage=storage).trials
@@ -157,6 +157,6 @@ def test_tpe_learns_from_what_it_is_told(tmp_path: Path) -> None:
     search, drawn = OptunaSearch(study, tmp_path / "o"), []
     for i in range(40):
         number, values = search.propose(set(range(i)))
-        search.tell(number, 1.0 if values["optimizer"] == "adam" else 100.0)
+        search.tell(number, [1.0 if values["optimizer"] == "adam" else 100.0])
         drawn.append(values["optimizer"])
     assert drawn[20:].count("adam") > 15

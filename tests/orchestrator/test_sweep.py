@@ -43,7 +43,7 @@ def begin(tmp_path: Path) -> Iterator[Begin]:
 
 
 def report(*steps: int) -> Report:
-    rows = tuple(Row(step=step, metrics={"eval/swd": 1.0 / step}) for step in steps)
+    rows = tuple(Row(step=step, metrics={"eval/fd": 1.0 / step}) for step in steps)
     return Report(step=steps[-1], rows=rows)
 
 
@@ -105,7 +105,7 @@ def test_a_trial_that_never_reported_the_objective_failed_and_says_what_it_repor
     trial = sweep.records.trials[first.key]
     assert (trial.state, trial.reason) == (
         State.FAILED,
-        "metric 'final/g_loss' was not reported; reported: eval/swd",
+        "metric 'final/g_loss' was not reported; reported: eval/fd",
     )
 
 

@@ -48,7 +48,10 @@ def small_spec(model: str = "obs_mlp", *, steps: int = 12, seed: int = 0, **opti
         "log_every": 2,
         "picture_steps": (steps // 2, steps),
         "picture_samples": 4,
+        "eval_steps": (),
         "eval_samples": 16,
+        "features": "random",
+        "gallery": False,
         "n_classes": 3 if preset.conditional else 0,
     }
     return TrialSpec(**values)
@@ -94,9 +97,9 @@ def run(spec: TrialSpec, directory: Path, *, attempt: int = 1, checkpoint_every:
 
 
 def rows_of(reports: list[Report]) -> dict[int, dict[str, float]]:
-    """step -> metrics, without the speed, which no two runs share."""
+    """step -> metrics, without speed and durations, which no two runs share."""
     return {
-        row.step: {name: value for name, value in row.metrics.items() if name != "perf/images_per_s"}
+        row.step: {name: value for name, value in row.metrics.items() if not name.startswith("perf/")}
         for report in reports
         for row in report.rows
     }

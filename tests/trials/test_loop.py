@@ -25,11 +25,12 @@ from tests.trials.helpers import (
     start,
     store_for,
 )
-from trials import loop
+from trials.checkpoints import best_checkpoint
 from trials.errors import DivergedError, FencedError
 from trials.feed import DataOrder
 from trials.loop import train
-from trials.reports import TRAIN_METRICS, Report
+from trials.reports import EVAL_METRICS, OF_CLASSES, OF_GALLERY, OF_HELD_OUT, TRAIN_METRICS, Report
+from trials.samples import FIXED_NOISE_SEED
 from trials.spec import TrialSpec
 
 OPTIMIZERS = ("adam", "rmsprop", "sgd")
@@ -88,7 +89,7 @@ def test_resumed_equals_uninterrupted_with_every_option(tmp_path: Path, model: s
         spec = small_spec("wgan_gp_32", progressive=True, train_kimg=0.016, fade_kimg=0.016, ema=0.9)
     else:
         spec = small_spec(model, **EVERYTHING[model])
-    spec = dataclasses.replace(spec, log_every=4)
+    spec = dataclasses.replace(spec, log_every=4, eval_steps=(6, 12))
     expected = rows_of(run(spec, tmp_path / "whole"))
     stop_after(spec, tmp_path / "parts", 1, 1, clean=True)
     stop_after(spec, tmp_path / "parts", 1, 2, clean=False)
@@ -99,11 +100,11 @@ def test_resumed_equals_uninterrupted_with_every_option(tmp_path: Path, model: s
 
 def test_training_ends_early_when_the_distance_stops_improving(tmp_path: Path) -> None:
     spec = dataclasses.replace(
-        small_spec("obs_dcgan", steps=40, lr=1e-30, patience=3), picture_steps=tuple(range(4, 41, 4))
+        small_spec("obs_dcgan", steps=40, lr=1e-30, patience=3), eval_steps=tuple(range(4, 41, 4))
     )
     reports = run(spec, tmp_path)
     assert reports[-1].step == 16  # the first evaluation is the best one, and three follow it
-    assert reports[-1].notes == ("ended at step 16: no better eval/swd for 3 evaluations",)
+    assert reports[-1].notes == ("ended at step 16: no better eval/fd for 3 evaluations",)
     assert run(spec, tmp_path, attempt=2) == []  # going on with what has ended does nothing
     assert final_state(spec, tmp_path)["step"] == 16
 
@@ -117,12 +118,31 @@ def test_a_checkpoint_that_is_to_be_kept_outlives_the_others(tmp_path: Path) -> 
     ]
 
 
+def test_the_best_checkpoint_stays_and_training_goes_on_from_the_newest(tmp_path: Path) -> None:
+    # A rate at which the generator is spoilt after the first evaluation.
+    spec = dataclasses.replace(small_spec(steps=24, lr=0.5), eval_steps=(4, 8, 12, 16, 20, 24))
+    rows = rows_of(run(spec, tmp_path))
+    judged = {step: row["eval/fd"] for step, row in rows.items() if "eval/fd" in row}
+    best = min(judged, key=lambda step: judged[step])
+    assert best != 24, "the last one is the best: this shows nothing"
+    kept = best_checkpoint(tmp_path / "checkpoints")
+    assert kept is not None
+    assert int(kept.name.removeprefix("step_")) == best
+    assert final_state(spec, tmp_path)["step"] == 24
+    wanted = dataclasses.replace(spec, judged_by=("eval/fd", "max"))
+    run(wanted, tmp_path / "max")
+    worst = best_checkpoint(tmp_path / "max" / "checkpoints")
+    assert worst is not None
+    assert int(worst.name.removeprefix("step_")) == max(judged, key=lambda step: judged[step])
+
+
 def test_an_averaged_generator_makes_the_pictures_beside_the_raw_one(tmp_path: Path) -> None:
-    reports = run(small_spec(ema=0.9), tmp_path)
+    reports = run(dataclasses.replace(small_spec(ema=0.9), eval_steps=(12,)), tmp_path)
     keys = {(p.key, p.step) for r in reports for p in r.pictures}
     assert keys == {(f"samples/{key}", step) for key in ("fixed", "raw") for step in (6, 12)}
     last = rows_of(reports)[12]
     assert last["eval/swd"] != last["eval/swd_raw"]
+    assert last["eval/fd"] != last["eval/fd_raw"]
 
 
 def test_a_conditional_model_s_grid_has_a_column_for_every_class(tmp_path: Path) -> None:
@@ -149,19 +169,32 @@ def test_the_same_seed_repeats_and_another_does_not(tmp_path: Path) -> None:
 
 
 def test_pictures_and_evaluation_do_not_change_training(tmp_path: Path) -> None:
-    spec = small_spec("obs_dcgan")
-    without = dataclasses.replace(spec, picture_steps=())
-    run(spec, tmp_path / "with")
-    run(without, tmp_path / "without")
-    assert same(final_state(spec, tmp_path / "with"), final_state(without, tmp_path / "without"))
+    without = dataclasses.replace(small_spec("obs_dcgan"), picture_steps=())
+    spec = dataclasses.replace(without, picture_steps=(6, 12), eval_steps=(6, 12), gallery=True)
+    judged, plain = rows_of(run(spec, tmp_path / "with")), rows_of(run(without, tmp_path / "without"))
+    for step, row in plain.items():
+        assert {name: judged[step][name] for name in row} == row
+    states = [final_state(s, tmp_path / name) for s, name in ((spec, "with"), (without, "without"))]
+    for state in states:
+        del state["best"], state["evaluations_since"]
+    assert same(*states)
 
 
 def test_every_canonical_metric_is_logged_at_every_interval(tmp_path: Path) -> None:
-    rows = rows_of(run(small_spec(steps=7), tmp_path))
+    rows = rows_of(run(dataclasses.replace(small_spec(steps=7), eval_steps=(3, 7)), tmp_path))
     assert sorted(rows) == [2, 3, 4, 6, 7]  # 3 and 7 are picture steps; 7 is the end
     for step in (2, 4, 6, 7):
         assert {f"train/{name}" for name in TRAIN_METRICS} <= rows[step].keys()
-    assert {"eval/swd", "eval/swd_floor"} <= rows[7].keys()
+    always = {f"eval/{name}" for name in EVAL_METRICS if name not in UNUSUAL}
+    floors = {f"eval/{name}" for name in EVAL_METRICS if name.endswith("_floor")}
+    nearest = {"eval/nn_fake_fake", "eval/nn_real_fake"}
+    assert {name for name in rows[3] if name.startswith("eval/")} == always | floors
+    assert {name for name in rows[7] if name.startswith("eval/")} == always | nearest
+
+
+UNUSUAL = (OF_CLASSES | OF_HELD_OUT | OF_GALLERY
+           | {"fd_raw", "swd_raw", "fd_floor", "kid_floor", "swd_floor", "nn_fake_fake", "nn_real_fake"})  # fmt: skip
+"""Metrics that not every evaluation has."""
 
 
 def test_derived_metrics_agree_with_their_definitions(tmp_path: Path) -> None:
@@ -236,7 +269,7 @@ def test_grids_show_the_same_latents_in_every_trial_and_are_png(tmp_path: Path) 
             assert image.format == "PNG"
             assert min(image.size) >= 480
         gan = models.build(spec.model, (1, 8, 8), spec.model_params)
-        drawn.append(gan.latent(4, torch.Generator().manual_seed(loop.FIXED_NOISE_SEED)))
+        drawn.append(gan.latent(4, torch.Generator().manual_seed(FIXED_NOISE_SEED)))
     assert torch.equal(*drawn)
 
 
