@@ -48,7 +48,8 @@ def make_spec(
     return TrialSpec(
         model=model, model_params={**defaults, **params}, training=resolve_training(preset.recipe, training),
         dataset="mnist5k", dataset_digest="", limit=None, seed=seed, steps=1_000_000, log_every=LOG_EVERY,
-        picture_steps=(1_000_000,), picture_samples=4, eval_samples=16, n_classes=10 if preset.conditional else 0,
+        picture_steps=(1_000_000,), picture_samples=4, eval_steps=(), eval_samples=16, features="random",
+        n_classes=10 if preset.conditional else 0,
     )  # fmt: skip
 
 

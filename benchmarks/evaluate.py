@@ -1,10 +1,11 @@
-"""What an evaluation and a sample grid cost beside training steps, one thread.
+"""What evaluations, sample grids and the gallery cost beside training steps, one thread.
 
-    python benchmarks/evaluate.py [--rounds 9] [--samples 500,2000]
+    python benchmarks/evaluate.py [--rounds 5] [--samples 2000,10000]
 
-The first table takes an evaluation and a grid of 64 samples of quickstart's network apart. The second sets them against
-the steps of shipped studies: the first arm of each, its number of steps and of evaluations as planned. MNIST's 60,000
-images are stood in for by the 5,000 that ship, repeated. All are medians of rounds in which the parts take turns.
+The first table takes an evaluation of quickstart's network apart, in the features of a classifier (untrained: that
+changes the numbers, not the work). The second sets evaluations, grids and the gallery against the steps of shipped studies: the
+first arm of each, its number of steps and of evaluations as planned. MNIST's 60,000 images are stood in for by the
+5,000 that ship, repeated. All are medians of rounds in which the parts take turns.
 """
 
 from __future__ import annotations
@@ -19,14 +20,16 @@ from statistics import median
 
 import torch
 from _common import digits, table, where
-from torch import Tensor
 
 from orchestrator import arms
 from orchestrator.loader import Budget, load_study
-from trials import kernels
-from trials.loop import FIXED_NOISE_SEED, draw_samples, evaluate, generate
-from trials.metrics import sliced_wasserstein
-from trials.pictures import grid, write_png
+from trials import kernels, metrics
+from trials.data import Images
+from trials.evaluation import Evaluator
+from trials.features import untrained
+from trials.gallery import draw_gallery
+from trials.loop import draw_samples
+from trials.samples import generate, quantised
 from trials.spec import TrialSpec
 from trials.state import fresh_state
 from trials.step import Trainer
@@ -40,13 +43,13 @@ STUDIES: tuple[tuple[str, Budget], ...] = (
     ("rgan_conv", "short"),
 )
 CPU = torch.device("cpu")
-GRID = 64
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--samples", default="500,2000", help="sizes of an evaluation, 2,500 at most")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--samples", default="2000,10000", help="sizes of an evaluation, 30,000 at most")
+    parser.add_argument("--studies", default=",".join(dict.fromkeys(name for name, _ in STUDIES)))
     options = parser.parse_args()
     torch.set_num_threads(1)
     kernels.keep_large_blocks()
@@ -54,10 +57,10 @@ def main() -> None:
     kernels.use_matmul(probe.matmul)
     print(f"{where()}; one thread, kernels: {probe.matmul}.\n")
     with tempfile.TemporaryDirectory(prefix="evaluate-") as directory:
-        print(
-            table(*parts([int(n) for n in options.samples.split(",")], options.rounds, Path(directory))), "\n"
-        )
-        print(table(*shares(options.rounds, Path(directory))))
+        sizes = [int(n) for n in options.samples.split(",")]
+        print(table(*parts(sizes, options.rounds, Path(directory))), "\n")
+        wanted = [pair for pair in STUDIES if pair[0] in options.studies.split(",")]
+        print(table(*shares(wanted, options.rounds, Path(directory))))
 
 
 def milliseconds(work: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
@@ -80,111 +83,111 @@ def first_trial(study: str, budget: Budget) -> TrialSpec:
     return arms.trial_spec(definition, arms.grid(definition)[0], definition.seeds[0], "")
 
 
-def trainer_of(spec: TrialSpec) -> tuple[Trainer, Tensor]:
-    """A trainer at step 0 and its images: those that ship, repeated for MNIST, so that drawing is as scattered."""
-    images = digits()[torch.randperm(5000, generator=torch.Generator().manual_seed(0))]
+def trainer_of(spec: TrialSpec, directory: Path) -> tuple[Trainer, Evaluator]:
+    """A trainer at step 0 and its evaluator. Of MNIST the images that ship, repeated: drawing is as scattered."""
+    pixels = digits()[torch.randperm(5000, generator=torch.Generator().manual_seed(0))]
     if spec.dataset == "mnist":
-        images = images.repeat(12, 1, 1, 1)
-    images = images[: spec.limit]
-    state = fresh_state(spec, (1, *images.shape[2:]), CPU)
+        pixels = pixels.repeat(12, 1, 1, 1)
+    images = Images(pixels[: spec.limit], torch.arange(len(pixels[: spec.limit])) % 10)
+    state = fresh_state(spec, (1, *images.pixels.shape[2:]), CPU)
     state.gan.generator.train()
     state.gan.discriminator.train()
-    labels = torch.arange(len(images)) % 10 if spec.n_classes else None
-    return Trainer(spec, state, images, labels), images
+    judged = Evaluator(spec, images, untrained(spec.features, images.pixels, 10), directory)
+    return Trainer(spec, state, images.pixels, images.labels if spec.n_classes else None), judged
 
 
 def parts(sizes: list[int], rounds: int, directory: Path) -> tuple[list[str], list[list[str]]]:
-    """Header and rows: every part of an evaluation and of a grid, by the size of the evaluation."""
-    base = first_trial("quickstart", "full")
-    trainer, images = trainer_of(base)
-    state = trainer.state
+    """Header and rows: every part of an evaluation, by its size."""
     rows = []
     for n in sizes:
-        spec = replace(base, eval_samples=n)
-        real, held_out = _chosen(images, n)
+        spec = replace(first_trial("quickstart", "full"), eval_samples=n, dataset="mnist")
+        trainer, judged = trainer_of(spec, directory)
+        gan, shown, real = trainer.state.gan, trainer.state.shown, judged.real
         with torch.no_grad():
-            fake = generate(state.gan, state.shown, n, 1, CPU).flatten(1).mul(255).round().div(255)
-            sheet = generate(state.gan, state.shown, GRID, 1, CPU).mul(255).round().to(torch.uint8).numpy()
-
-        def quantise(fake: Tensor = fake) -> Tensor:
-            return fake.mul(255).round().div(255)
-
+            made = generate(gan, shown, n, 1, CPU)
+        fake, floats = quantised(made), made.flatten(1)
+        features = judged.extractor(fake)
+        vectors, reals = features.vectors, real.features.vectors
+        assert features.probabilities is not None
+        classes = features.probabilities.argmax(1)
+        flat = real.images.float().flatten(1)
+        radii = metrics.radii(reals)
         work: dict[str, Callable[[], object]] = {
             "a training step": trainer.step,
-            "evaluation": lambda spec=spec: evaluate(spec, state, images),
-            "- choosing real images": lambda n=n: _chosen(images, n),
-            "- floor: held-out to real images": lambda a=held_out, b=real: sliced_wasserstein(a, b),
-            "- generating": torch.no_grad()(lambda n=n: generate(state.gan, state.shown, n, 1, CPU)),
-            "- rounding to uint8's values": quantise,
-            "- distance: generated to real images": lambda a=fake, b=real: sliced_wasserstein(a, b),
-            "-- of it, projecting and sorting one set": lambda a=real: _sorted(a),
-            f"grid of {GRID} samples": lambda: draw_samples(base, state, CPU, directory),
-            "- generating them": torch.no_grad()(lambda: generate(state.gan, state.shown, GRID, 1, CPU)),
-            "- sheet and PNG": lambda sheet=sheet: write_png(directory / "sheet.png", grid(sheet)),
+            "evaluation": lambda j=judged, g=gan, s=shown: j.measure(g, s, first=False),
+            "- generating": torch.no_grad()(lambda n=n, g=gan, s=shown: generate(g, s, n, 1, CPU)),
+            "- features": lambda j=judged, f=fake: j.extractor(f),
+            "- Frechet distance": lambda v=vectors, r=real: metrics.frechet_distance(
+                metrics.moments(v), r.moments
+            ),
+            "- kernel distance": lambda v=vectors, r=reals: metrics.kernel_distance(v, r),
+            "- precision, recall, density, coverage": lambda v=vectors, r=reals, d=radii: metrics.manifold(
+                r, v, real_radii=d
+            ),
+            "- diversity": lambda v=vectors, r=reals: metrics.diversity(v, r),
+            "- nearest real images": lambda v=vectors, r=reals: metrics.nearest(v, r),
+            "- sliced Wasserstein distance": lambda x=floats, r=real: metrics.projected_distance(
+                metrics.projections(x), r.projected
+            ),
+            "- textures": lambda x=made: metrics.texture(x),
+            "- diversity within classes": lambda x=floats, c=classes, y=flat: metrics.intra_class_diversity(
+                x, c, y, c
+            ),
         }
         found = milliseconds(work, rounds)
-        whole = 1.0
         for name, taken in found.items():
-            if not name.startswith("-"):
-                whole = taken
-            share = f"{taken / whole:.0%}" if name.startswith("-") else "-"
-            rows.append([f"{n:,}", name, f"{taken:.2f}", share, f"{taken / found['a training step']:.1f}"])
-    return ["eval_samples", "part", "ms", "share", "in steps"], rows
+            share = f"{taken / found['evaluation']:.0%}" if name.startswith("-") else "-"
+            rows.append([f"{n:,}", name, f"{taken:.1f}", share, f"{taken / found['a training step']:.1f}"])
+    return ["samples", "part", "ms", "share", "in steps"], rows
 
 
-def shares(rounds: int, directory: Path) -> tuple[list[str], list[list[str]]]:
-    """Header and rows: evaluations and grids as a share of a trial's steps, as planned."""
+def shares(
+    studies: list[tuple[str, Budget]], rounds: int, directory: Path
+) -> tuple[list[str], list[list[str]]]:
+    """Header and rows: evaluations, grids and the gallery as shares of a trial's steps, as planned."""
     rows = []
-    for study, budget in STUDIES:
+    for study, budget in studies:
         spec = first_trial(study, budget)
-        trainer, images = trainer_of(spec)
-        real, held_out = _chosen(images, spec.eval_samples)
+        trainer, judged = trainer_of(spec, directory)
+        state = trainer.state
+
+        def gallery(spec: TrialSpec = spec, trainer: Trainer = trainer, judged: Evaluator = judged) -> object:
+            return draw_gallery(
+                spec, trainer.state.gan, trainer.state.shown, directory, real=judged.real.images,
+                extractor=judged.extractor, step=1, device=CPU,
+            )  # fmt: skip
+
         found = milliseconds(
             {
                 "step": trainer.step,
-                "evaluation": lambda s=spec, t=trainer, i=images: evaluate(s, t.state, i),
-                "choosing": lambda i=images, n=spec.eval_samples: _chosen(i, n),
-                "floor": lambda a=held_out, b=real: sliced_wasserstein(a, b),
-                "sorted": lambda a=real: _sorted(a),
-                "grid": lambda s=spec, t=trainer: draw_samples(s, t.state, CPU, directory),
+                "evaluation": lambda j=judged, s=state: j.measure(s.gan, s.shown, first=False),
+                "grid": lambda s=spec, t=state: draw_samples(s, t, CPU, directory),
+                "gallery": gallery,
             },
             rounds,
         )
-        times, steps = len(spec.picture_steps), spec.steps * found["step"]
-        every = {name: times * taken / steps for name, taken in found.items()}
-        same = every["choosing"] + every["floor"] + every["sorted"]
+        evaluations, grids = len(spec.eval_steps), len(spec.picture_steps)
+        steps = spec.steps * found["step"]
+        of_evaluations = evaluations * found["evaluation"] / steps
+        rest = (grids * found["grid"] + found["gallery"]) / steps
         rows.append(
             [
                 study,
                 budget,
                 f"{spec.steps:,}",
-                str(times),
+                f"{evaluations} of {spec.eval_samples:,}",
                 f"{found['step']:.2f}",
                 f"{found['evaluation']:.0f}",
-                f"{found['grid']:.1f}",
-                f"{every['evaluation']:.1%}",
-                f"{every['grid']:.2%}",
-                f"{same:.1%}",
+                f"{found['gallery']:.0f}",
+                f"{of_evaluations:.1%}",
+                f"{rest:.1%}",
             ]
         )
     header = [
-        "study", "budget", "steps", "evaluations", "ms a step", "ms an evaluation", "ms a grid",
-        "evaluations / steps", "grids / steps", "same at every evaluation / steps",
+        "study", "budget", "steps", "evaluations", "ms a step", "ms an evaluation", "ms the gallery",
+        "evaluations / steps", "pictures / steps",
     ]  # fmt: skip
     return header, rows
-
-
-def _chosen(images: Tensor, n: int) -> tuple[Tensor, Tensor]:
-    """The two sets of real images of `evaluate`, (n, C H W) each."""
-    chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(FIXED_NOISE_SEED))
-    first, second = ((images[half].float() / 255).flatten(1) for half in chosen[: 2 * n].split(n))
-    return first, second
-
-
-def _sorted(images: Tensor) -> Tensor:
-    """What sliced_wasserstein does with each of its sets."""
-    directions = torch.randn(images.shape[1], 128, generator=torch.Generator().manual_seed(0))
-    return (images @ (directions / directions.norm(dim=0))).sort(dim=0).values
 
 
 if __name__ == "__main__":

@@ -257,7 +257,7 @@ def test_the_manifold_is_that_of_exact_distances_with_copies_and_ties_and_far_fr
 ) -> None:
     real, fake = lattice(n, seed), lattice(m, seed + 1)
     expected = naive_manifold(real, fake, k)
-    for at in (0.0, 1e4):
+    for at in (0.0, 1e7 + 0.1):  # sums of these and small integers are exact, squares are not
         assert four(manifold(real + at, fake + at, k)) == pytest.approx(expected, abs=1e-6)
 
 
@@ -370,6 +370,13 @@ def test_nearest_distances_are_exact(n: int, m: int, seed: int) -> None:
         torch.testing.assert_close(nearest(a, a, same=True), among, rtol=1e-12, atol=0.0)
 
 
+def test_a_copy_among_near_copies_is_told_from_them() -> None:
+    # At squared sizes of 1e13 a matrix product knows squared distances to 0.01 or so, and near copies are at 1e-6.
+    a = 1e6 * double(40, 12, 0)
+    near = [a + 1e-3 * double(40, 12, seed) for seed in (1, 2)]
+    assert torch.equal(nearest(a, torch.cat([*near, a])), torch.zeros(40, dtype=torch.float64))
+
+
 def test_a_copy_is_at_distance_zero() -> None:
     a = 100 + points(300, 64, 0)
     assert torch.equal(nearest(a.flip(0), a), torch.zeros(300, dtype=torch.float64))
@@ -418,6 +425,8 @@ def test_classes_that_either_set_lacks_are_left_out_of_diversity_within_classes(
     fake_classes[classes == 0] = 9  # no generated 0, no real 9
     fake[classes == 1] = 0  # collapsed
     assert intra_class_diversity(fake, fake_classes, real, classes) == pytest.approx((0 + 2 + 2) / 3)
+    real[classes == 3] = 1  # all alike
+    assert intra_class_diversity(fake, fake_classes, real, classes) == pytest.approx((0 + 2) / 2)
     assert intra_class_diversity(fake, fake_classes * 0 + 7, real, classes) is None
     with pytest.raises(ValueError, match="class each"):
         intra_class_diversity(fake, fake_classes[:3], real, classes)
@@ -687,7 +696,10 @@ def test_a_single_value_that_is_not_finite_is_refused(name: str, value: float, w
 
 
 @pytest.mark.parametrize("name", SETS)
-def test_no_function_touches_the_global_generator_or_its_arguments(name: str) -> None:
+def test_no_function_touches_the_global_generator_or_its_arguments(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metrics, "PAIRS_LIMIT", 5)  # so that rows are drawn
     function, a, b = SETS[name]
     copies = a.clone(), b.clone()
     torch.manual_seed(3)
