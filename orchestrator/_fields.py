@@ -318,7 +318,7 @@ class Evaluate(Block):
     """
 
     count: Annotated[int, Field(ge=0, le=1000)] | None = None
-    samples: Annotated[int, Field(ge=2, le=50_000)] | None = None
+    samples: Annotated[int, Field(ge=8, le=50_000)] | None = None
     features: Literal["auto", "classifier", "imagenet", "random"] = "auto"
 
 

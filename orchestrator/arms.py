@@ -135,7 +135,7 @@ def trial_spec(study: StudySpec, values: Mapping[str, Value], seed: int, dataset
         picture_steps=tuple(sorted({*evenly_spaced_steps(steps, study.pictures.count), *drawn, *judged, *keep})),
         picture_samples=study.pictures.samples,
         eval_steps=tuple(sorted(judged)),
-        eval_samples=study.evaluate.samples or min(DEFAULT_EVAL_SAMPLES, n_real // 2),
+        eval_samples=eval_samples(study, n_real),
         features=features(study),
         judged_by=(by.metric, by.mode),
         gallery=study.pictures.gallery,
@@ -144,6 +144,11 @@ def trial_spec(study: StudySpec, values: Mapping[str, Value], seed: int, dataset
         size=dataset.size if dataset.stored not in (None, dataset.size) else None,
         keep_steps=keep,
     )
+
+
+def eval_samples(study: StudySpec, n_real: int) -> int:
+    """Images of an evaluation, of a study with so many real ones."""
+    return study.evaluate.samples or min(DEFAULT_EVAL_SAMPLES, n_real // 2)
 
 
 def _exact(values: Mapping[str, Value], params: Mapping[str, Param]) -> dict[str, Value]:

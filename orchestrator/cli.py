@@ -115,7 +115,10 @@ def submit(
     from orchestrator.submit import submit as run
 
     try:
-        done = run(spec, study, backend=backend.value, data_dir=data_dir, console=err)
+        done = run(
+            spec, study, backend=backend.value, data_dir=data_dir, console=err,
+            chosen={"gan_sweep.budget": budget.value, "gan_sweep.set": " ".join(set_ or ())},
+        )  # fmt: skip
     except KeyboardInterrupt:  # before the first trial or after the last one
         err.print(f"interrupted; go on with the same command: {_command_line()}", soft_wrap=True)
         raise typer.Exit(130) from None

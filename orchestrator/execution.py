@@ -18,8 +18,8 @@ import psutil
 from models import Value
 from orchestrator import arms
 from orchestrator.machine import Slots
-from orchestrator.study import Choices, StudySpec, n_images
-from trials.calibrate import Calibration, calibrate, why_alone
+from orchestrator.study import Choices, StudySpec, n_classes, n_images
+from trials.calibrate import Calibration, calibrate, measure_evaluation, why_alone
 from trials.kernels import Matmul
 from trials.packs import fusion_key
 from trials.spec import TrialSpec
@@ -40,13 +40,14 @@ SHARE_OF_MEMORY = 0.8
 class Packing:
     """How many trials may be one pack, by fusion key; and how that was chosen, a line a shape.
 
-    `recorded`: the fusion keys of trials that take their steps from a recording. `seconds`: how long the whole study is
-    expected to take, where that was measured.
+    `recorded`: the fusion keys of trials that take their steps from a recording. `seconds`: how long the steps of the
+    whole study are expected to take, where that was measured, and `evaluation_s` its evaluations.
     """
 
     sizes: Mapping[Hashable, int]
     words: tuple[str, ...]
     seconds: float | None = None
+    evaluation_s: float | None = None
     recorded: frozenset[Hashable] = frozenset()
 
     def size(self, spec: TrialSpec) -> int:
@@ -65,7 +66,7 @@ def choose_packs(study: StudySpec, slots: Slots, matmul: Matmul, *, measure_all:
     if wanted == "off" and not measure_all and not slots.gpu:
         return Packing(sizes={}, words=("alone, as execution.pack is off",))
     shapes = _shapes(study)
-    sizes, words, seconds = dict[Hashable, int](), list[str](), 0.0
+    sizes, words, seconds, evaluation_s = dict[Hashable, int](), list[str](), 0.0, 0.0
     recorded = set[Hashable]()
     for key, (spec, shape, n_trials) in list(shapes.items())[:MOST_MEASURED]:
         if isinstance(wanted, int):
@@ -87,11 +88,15 @@ def choose_packs(study: StudySpec, slots: Slots, matmul: Matmul, *, measure_all:
             recorded.add(key)
         words.append(f"{spec.model}: {found.words}")
         seconds += (found.step_ms or 0.0) / 1000 * in_turn
+        if measure_all and spec.eval_steps:
+            each = measure_evaluation(spec, shape, n_classes(study))
+            evaluation_s += each * len(spec.eval_steps) * n_trials / slots.count
     if len(shapes) > MOST_MEASURED:
         words.append(f"{len(shapes) - MOST_MEASURED} more kinds of trials: alone, as they were not measured")
     complete = measure_all and not isinstance(wanted, int) and 0 < len(shapes) <= MOST_MEASURED
     return Packing(
         sizes=sizes, words=tuple(dict.fromkeys(words)), seconds=seconds if complete else None,
+        evaluation_s=evaluation_s if complete else None,
         recorded=frozenset(recorded),
     )  # fmt: skip
 

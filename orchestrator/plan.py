@@ -21,6 +21,8 @@ from orchestrator.machine import slots, this_machine
 from orchestrator.study import (
     Dataset,
     StudySpec,
+    evaluations,
+    features,
     n_images,
     of_arm,
     total_steps,
@@ -44,7 +46,7 @@ class NamedArm(TypedDict):
 class Plan:
     """`arms` are the labels of a grid's arms; a search proposes its own. `problem`: why it cannot run here.
     `pack`: how trials share workers, in words; `kernels`: who multiplies matrices, and `seconds`: of training steps,
-    where they were measured.
+    and `evaluation_s` of evaluations, where they were measured. `evaluations`: how many a trial has, and of what.
     `named`: what each named arm changes, and its steps. `uncounted`: some arm's length is in epochs of a folder
     whose images cannot be counted yet. `missing`: datasets that are not here, with where they were looked for,
     and pictures of kinds that are not read.
@@ -69,6 +71,8 @@ class Plan:
     pack: list[str]
     kernels: str | None
     seconds: float | None
+    evaluations: list[str]
+    evaluation_s: float | None
     problem: str | None
 
     def to_json(self) -> dict[str, object]:
@@ -85,7 +89,7 @@ def make_plan(study: StudySpec, missing: Sequence[str] = (), *, measure: bool = 
     points = arms.grid(study) if study.search.sampler == "grid" else []
     lengths = [_length(study, point) for point in points or _first_arms(study)]
     n_trials = n_arms * len(study.seeds)
-    pack, seconds, kernels = ["auto: measured at submit"], None, None
+    pack, seconds, evaluation_s, kernels = ["auto: measured at submit"], None, None, None
     if study.execution.pack != "auto":
         pack = [str(study.execution.pack)]
     try:
@@ -98,7 +102,7 @@ def make_plan(study: StudySpec, missing: Sequence[str] = (), *, measure: bool = 
             probe = probe_matmul()
             kernels = "torch's own, as on every GPU" if granted.gpu else f"{probe.matmul} ({probe.words})"
             packing = choose_packs(study, granted, probe.matmul, measure_all=True)
-            pack, seconds = list(packing.words), packing.seconds
+            pack, seconds, evaluation_s = list(packing.words), packing.seconds, packing.evaluation_s
     except UsageError as error:
         at_once, problem = 0, str(error)
     each = [of_arm(study, name) for name in study.arms] or [study]
@@ -132,6 +136,8 @@ def make_plan(study: StudySpec, missing: Sequence[str] = (), *, measure: bool = 
         pack=pack,
         kernels=kernels,
         seconds=seconds,
+        evaluations=list(dict.fromkeys(_evaluation_words(one) for one in each)),
+        evaluation_s=evaluation_s,
         problem=problem,
     )
 
@@ -200,6 +206,20 @@ def _length(study: StudySpec, point: Mapping[str, Value]) -> int | None:
     return total_steps(study, training_values(study, point))
 
 
+def _evaluation_words(study: StudySpec) -> str:
+    count, n = evaluations(study), n_images(study)
+    if not count:
+        return "none"
+    kind = {
+        "classifier": "a classifier trained on its labels",
+        "imagenet": "an ImageNet network",
+        "random": "an untrained network",
+    }[features(study)]
+    samples = arms.eval_samples(study, n) if n is not None else study.evaluate.samples
+    of = "half as many images as there are" if samples is None else f"{samples:,} images"
+    return f"{count} a trial, each of {of} in the features of {kind}"
+
+
 def _dataset_words(study: StudySpec) -> str:
     n = n_images(study)
     dataset = study.dataset
@@ -228,14 +248,17 @@ def plan_table(plan: Plan) -> Group:
     ):
         facts.add_row(name, words)
     if plan.claims:
-        facts.add_row("claims", f"{plan.claims}, read but not judged in this version")
+        facts.add_row("claims", f"{plan.claims}, judged by gan-sweep report")
+    facts.add_row("evaluations", "\n".join(plan.evaluations))
     facts.add_row("packs", "\n".join(plan.pack))
     if plan.kernels is not None:
         facts.add_row("kernels", plan.kernels)
     if plan.seconds is not None:
-        facts.add_row(
-            "time", f"about {_duration(plan.seconds)} of training steps, without pictures and evaluations"
-        )
+        words = f"about {_duration(plan.seconds)} of training steps"
+        if plan.evaluation_s is not None:
+            share = plan.evaluation_s / max(1e-9, plan.seconds + plan.evaluation_s)
+            words += f" and {_duration(plan.evaluation_s)} of evaluations ({share:.0%})"
+        facts.add_row("time", f"{words}, without pictures")
     parts: list[RenderableType] = [facts]
     if plan.named:
         parts.append(_named_arms(plan))

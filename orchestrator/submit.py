@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from types import FrameType
+from types import FrameType, MappingProxyType
 from typing import Literal
 
 from filelock import FileLock, Timeout
@@ -68,8 +68,9 @@ def submit(
     backend: Literal["ray", "inline"],
     data_dir: Path | None,
     console: Console,
+    chosen: Mapping[str, str] = MappingProxyType({}),
 ) -> Submitted:
-    """Run the study to its end, or go on where it stopped. Talks on `console`.
+    """Run the study to its end, or go on where it stopped. Talks on `console`. `chosen`: facts to record with it.
 
     Raises UsageError before anything is created when the study does not fit this machine, differs from one
     of the same name, is running already, or has no data.
@@ -90,7 +91,7 @@ def submit(
             matmul = matmul_kernels(records, granted)
             search = OptunaSearch(study, files.optuna, records.arms)
             sweep = Sweep(study, files, search, datasets, granted)
-            facts = {**provenance(datasets, source), **matmul}
+            facts = {**provenance(datasets, source), **matmul, **chosen}
             if not sweep.finished:
                 facts |= prepare_features(study, datasets, console)
                 facts["gan_sweep.pack"] = _pack(sweep, matmul[MATMUL], console)

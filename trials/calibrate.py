@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import gc
 import math
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from statistics import median
 
 import psutil
 import torch
 
 from trials import kernels
+from trials.data import Images
+from trials.evaluation import Evaluator
+from trials.features import untrained
 from trials.kernels import Matmul
 from trials.packs import Pack, alone_because
 from trials.recorded import WARM_UP, Recorded, why_not
@@ -284,6 +289,35 @@ class _Process:
         torch.set_rng_state(self._random)
         gc.collect()
         kernels.give_blocks_back()
+
+
+MOST_EVALUATED = 2000
+"""Images of an evaluation that is measured; larger ones take as much longer as they are larger."""
+
+
+def measure_evaluation(spec: TrialSpec, image_shape: tuple[int, int, int], n_classes: int) -> float:
+    """Seconds that an evaluation of the trial takes on one CPU thread, with noise in the place of real images.
+
+    image_shape: (C, H, W) of the stored images; `n_classes`: of the dataset.
+    """
+    n = min(spec.eval_samples, MOST_EVALUATED)
+    draw, cpu = torch.Generator().manual_seed(0), torch.device("cpu")
+    pixels = torch.randint(0, 256, (2 * n, *image_shape), generator=draw, dtype=torch.uint8)
+    labels = torch.arange(2 * n) % max(2, n_classes)
+    images = Images(pixels, labels if spec.features == "classifier" else None)
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with tempfile.TemporaryDirectory(prefix="gan-sweep-") as directory:
+            extractor = untrained(spec.features, images.sized(spec.size).pixels, max(2, n_classes))
+            judged = Evaluator(replace(spec, eval_samples=n), images, extractor, Path(directory))
+            channels, height, width = judged.real.images.shape[1:]
+            state = fresh_state(spec, (channels, height, width), cpu)
+            started = time.perf_counter()
+            judged.measure(state.gan, state.shown, first=False)
+            return (time.perf_counter() - started) * spec.eval_samples / n
+    finally:
+        torch.set_num_threads(before)
 
 
 def _trainers(spec: TrialSpec, image_shape: tuple[int, int, int], n: int, on: torch.device) -> list[Trainer]:

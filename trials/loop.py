@@ -175,7 +175,7 @@ def _finish(
         return []
     gallery = draw_gallery(
         spec, state.gan, state.shown, directory, real=judged.real.images, extractor=judged.extractor,
-        step=state.step, device=judged.real.images.device,
+        step=state.step, device=judged.real.images.device, real_features=judged.real.features,
     )  # fmt: skip
     metrics |= {f"eval/{name}": value for name, value in gallery.metrics.items()}
     return gallery.pictures

@@ -297,7 +297,13 @@ def _figure(width: float, height: float) -> Figure:
     return figure
 
 
-def _legend(figure: Figure, place: str, *, ncols: int = 1, size: int = 9) -> None:
+def _legend(
+    figure: Figure,
+    place: Literal["outside upper center", "outside right upper"],
+    *,
+    ncols: int = 1,
+    size: int = 9,
+) -> None:
     """One legend for all panels, each label once: some panels may lack one. None without labels."""
     named = {
         label: handle

@@ -14,7 +14,7 @@ from orchestrator.journal import ArmProposed, TrialEnded, TrialReported, TrialSt
 from orchestrator.leaderboard import leaderboard, to_json
 from orchestrator.records import Records
 from orchestrator.results import write_table
-from orchestrator.study import StudySpec
+from orchestrator.study import Objective, StudySpec
 from orchestrator.testing import tiny_study
 
 OBJECTIVE = tiny_study().objective
@@ -110,3 +110,60 @@ def test_json_and_csv_carry_the_same_numbers(tmp_path: Path) -> None:
 
 def test_no_arms_is_an_empty_board() -> None:
     assert leaderboard(Records(), StudySpec.model_validate(tiny_study().model_dump()).objective) == []
+
+
+def judged(*evaluations: tuple[float, float]) -> Records:
+    """One trial with evaluations of fd and recall at steps 1, 2, ..."""
+    records = Records()
+    records.apply(ArmProposed(at_ms=0, arm=0, proposal=0, values={}, keys={"k": 0}, steps=10))
+    records.apply(TrialStarted(at_ms=0, key="k", attempt=1))
+    rows = [(i, {"eval/fd": fd, "eval/recall": recall}) for i, (fd, recall) in enumerate(evaluations, 1)]
+    records.apply(TrialReported(at_ms=0, key="k", attempt=1, step=len(rows), rows=rows, pictures=[]))
+    return records
+
+
+@given(st.lists(st.tuples(st.floats(0, 9), st.floats(0, 1)), min_size=1, max_size=8))
+def test_a_trial_is_worth_its_best_evaluation_or_its_last_one(evaluations: list[tuple[float, float]]) -> None:
+    trial = judged(*evaluations).trials["k"]
+    fds, recalls = zip(*evaluations, strict=True)
+    for metric, values, mode, best in (
+        ("fd", fds, "min", min(fds)),
+        ("recall", recalls, "max", max(recalls)),
+    ):
+        objective = Objective(metric=f"eval/{metric}", mode=mode)  # type: ignore[arg-type]
+        assert trial.value(objective) == best
+        assert trial.value_step(objective) == 1 + values.index(best)
+        last = objective.model_copy(update={"at": "last"})
+        assert (trial.value(last), trial.value_step(last)) == (values[-1], len(values))
+    assert trial.value(Objective(metric="eval/kid")) is None
+    assert trial.value_step(Objective(metric="eval/kid")) is None
+
+
+PLANE = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=9)
+
+
+@given(PLANE)
+def test_with_two_objectives_no_arm_is_beaten_by_one_that_ranks_below_it(
+    points: list[tuple[int, int]],
+) -> None:
+    records = Records()
+    for arm, (fd, recall) in enumerate(points):
+        key = str(arm)
+        records.apply(ArmProposed(at_ms=0, arm=arm, proposal=arm, values={"lr": arm}, keys={key: 0}, steps=1))
+        records.apply(TrialStarted(at_ms=0, key=key, attempt=1))
+        rows = [(1, {"eval/fd": float(fd), "eval/recall": float(recall)})]
+        records.apply(TrialReported(at_ms=0, key=key, attempt=1, step=1, rows=rows, pictures=[]))
+        records.apply(TrialEnded(at_ms=0, key=key, attempt=1, state="completed", step=1))
+    board = leaderboard(records, Objective(metric="eval/fd"), Objective(metric="eval/recall", mode="max"))
+
+    def beats(a: tuple[int, int], b: tuple[int, int]) -> bool:
+        return a != b and a[0] <= b[0] and a[1] >= b[1]
+
+    ranked = [points[s.arm.arm] for s in board]
+    for i, better in enumerate(ranked):
+        assert not any(beats(other, better) for other in ranked[i + 1 :])
+    for s in board:
+        beaten = [t.front for t in board if beats(points[t.arm.arm], points[s.arm.arm])]
+        assert (
+            s.front == max(beaten, default=0) + 1
+        )  # just behind the last front that has an arm that beats it
