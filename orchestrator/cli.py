@@ -24,6 +24,7 @@ from rich.text import Text
 from orchestrator.errors import GanSweepError, UsageError
 
 if TYPE_CHECKING:
+    from orchestrator.commands import Answer
     from orchestrator.home import StudyFiles
     from orchestrator.leaderboard import Standing
     from orchestrator.study import Objective, StudySpec
@@ -48,6 +49,11 @@ class Budget(StrEnum):
     full = "full"
     short = "short"
     smoke = "smoke"
+
+
+class TableFormat(StrEnum):
+    csv = "csv"
+    parquet = "parquet"
 
 
 class BackendName(StrEnum):
@@ -234,6 +240,79 @@ def best(study: StudyName = None, as_json: JsonOption = False) -> None:
 
 
 @app.command()
+def report(
+    study: StudyName = None,
+    out_dir: Annotated[
+        Path | None, typer.Option("--out", help="Where to write it; the study's own directory by default.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a study's report: one page that opens anywhere, and the same as Markdown."""
+    from orchestrator import commands
+
+    with err.status("writing the report"):
+        answer = commands.report(study, out_dir)
+    _print_answer(answer, as_json)
+
+
+@app.command()
+def compare(
+    names: Annotated[
+        list[str], typer.Argument(help="Studies, or trials as STUDY:NUMBER.", metavar="STUDY_OR_TRIAL...")
+    ],
+    html: Annotated[Path | None, typer.Option(help="Write a page with curves and pictures too.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Studies or trials side by side: values, intervals, and the hyperparameters that differ."""
+    from orchestrator import commands
+
+    _print_answer(commands.compare(names, html), as_json)
+
+
+@app.command()
+def export(
+    study: StudyName = None,
+    table_format: Annotated[TableFormat, typer.Option("--format", help="csv or parquet.")] = TableFormat.csv,
+    out_dir: Annotated[Path, typer.Option("--out", help="The directory to write to.")] = Path("export"),
+    as_json: JsonOption = False,
+) -> None:
+    """Write a study's trials, metrics, leaderboard and claims as tables."""
+    from orchestrator import commands
+
+    _print_answer(commands.export(study, out_dir, table_format.value), as_json)
+
+
+@app.command()
+def sample(
+    target: Annotated[
+        str | None,
+        typer.Argument(
+            help="A checkpoint's directory or a study; the newest study by default.",
+            metavar="[CHECKPOINT|STUDY]",
+        ),
+    ] = None,
+    trial: Annotated[
+        str | None, typer.Option(help="A trial of the study, by number or key; the best one by default.")
+    ] = None,
+    n: Annotated[int, typer.Option(help="How many images.", min=1, max=100_000)] = 64,
+    seed: Annotated[int, typer.Option(help="Of the latents.", min=0)] = 0,
+    label: Annotated[int | None, typer.Option("--class", help="Of a conditional model: the class.")] = None,
+    out_path: Annotated[
+        Path, typer.Option("--out", help="FILE.png (one grid), FILE.npy, or a directory for a PNG an image.")
+    ] = Path("samples.png"),
+    raw: Annotated[
+        bool, typer.Option("--raw", help="The generator itself, where there is an averaged one too.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Draw images from a checkpoint, or from a study's best trial."""
+    from orchestrator import commands
+
+    answer = commands.sample(target, trial=trial, n=n, seed=seed, label=label, out=out_path, raw=raw)
+    _print_answer(answer, as_json)
+
+
+@app.command()
 def models(
     model: Annotated[str | None, typer.Argument(help="One model: its hyperparameters and layers.")] = None,
     image: Annotated[
@@ -391,6 +470,19 @@ def _leaderboard_table(standings: Sequence[Standing], objective: Objective) -> T
         caption += f"; real against held-out real images: {floors[0]:.4g}"
     table.caption, table.caption_justify = caption, "left"
     return table
+
+
+def _print_answer(answer: Answer, as_json: bool) -> None:
+    for note in answer.notes:
+        err.print(note, style="yellow", markup=False, soft_wrap=True)
+    if as_json:
+        _print_json(answer.json)
+        return
+    for line in answer.lines:
+        out.print(line, markup=False, soft_wrap=True)
+    for rows in answer.tables:
+        _print_table(rows)
+    _print_paths(answer.files)
 
 
 def _print_paths(paths: Mapping[str, Path]) -> None:

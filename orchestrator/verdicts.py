@@ -42,13 +42,16 @@ from orchestrator.claims import (
 from orchestrator.records import ArmRecord, Records, TrialRecord
 from orchestrator.study import StudySpec, axes
 from trials.reports import FINAL_SHARE, State
-from trials.series import band_fraction, sd_of_means, smooth
+from trials.series import band_fraction, sd_of_means, smooth, time_to_plateau
 
 Curve = tuple[Sequence[int], Sequence[float]]
 """(steps, values) of one metric of one trial."""
 
 Word = Literal["supported", "contradicted", "undecided"]
 Numbers = NDArray[np.float64]
+
+HARMLESS = frozenset({"name", "description", "source", "resources", "execution", "claims"})
+"""Keys of a study that --set may change without another length, other arms or other figures."""
 
 SURE = 20
 """One part in SURE of the resamples may say otherwise."""
@@ -105,23 +108,19 @@ def judge(
     """The verdicts on the study's claims, in their order.
 
     `curves`: trial's key -> metric as it is recorded, as train/d_acc or eval/fd -> curve; steps rise, values are
-    finite. `budget`: the one that was run; told from the study itself when None (budget_of).
+    finite. `budget`: the one that was run; the one that is recorded when None (budget_of).
 
     Raises CheckError for a check that the study's own loading would have refused.
     """
     results = _Results(study, records, curves)
-    return [_judged(claim, results, budget or budget_of(study)) for claim in study.claims]
+    return [_judged(claim, results, budget or budget_of(records)) for claim in study.claims]
 
 
-def budget_of(study: StudySpec) -> str:
-    """The budget that a submitted study seems to have been made with, as its definition does not say it.
-
-    A budget other than full joins the name and leaves no budgets behind.
-    """
-    for budget in ("short", "smoke"):
-        if not study.budgets and study.name.endswith(f"-{budget}"):
-            return budget
-    return "full"
+def budget_of(records: Records) -> str:
+    """The budget that a study was submitted with, or "changed" when --set changed what its results are made of."""
+    changes = records.provenance.get("gan_sweep.set", "").split()
+    keys = {change.partition("=")[0].partition(".")[0] for change in changes if "=" in change}
+    return "changed" if keys - HARMLESS else records.provenance.get("gan_sweep.budget", "full")
 
 
 def written(quantity: Quantity) -> str:
@@ -515,18 +514,9 @@ def _sd100(series: _Series) -> float:
 
 def _time_to_plateau(series: _Series) -> float:
     """Time from which the smoothed series stays within 2 sd of the mean of the values' last quarter; 1, the end, when
-    it does not.
-
-    The sd is that of the values: by that of the smoothed series a noisy curve that had its level from the start
-    would leave the band again and again.
-    """
-    last = series.values[-max(1, len(series.values) // 4) :]
-    window = series.window(PLATEAU_SHARE)
-    outside = np.flatnonzero(np.abs(smooth(series.values, window) - last.mean()) > 2 * last.std())
-    settled = (
-        window + int(outside[-1]) if len(outside) else window - 1
-    )  # the last step of the first window within
-    return float(series.steps[settled] / series.length) if settled < len(series.steps) else 1.0
+    it does not."""
+    step = time_to_plateau(series.steps.tolist(), series.values, series.window(PLATEAU_SHARE))
+    return 1.0 if step is None else float(step / series.length)
 
 
 def _correlation(a: _Series, b: _Series) -> float:

@@ -48,12 +48,16 @@ def sd_of_means(values: ArrayLike, window: int, start: float = 0.5) -> float:
 
 
 def time_to_plateau(steps: Sequence[int], values: ArrayLike, window: int) -> int | None:
-    """First step after which the smoothed series stays within 2 sd of its last-quarter mean, or None."""
-    series = smooth(values, window)
-    last = series[-max(1, len(series) // 4) :]
-    outside = np.flatnonzero(np.abs(series - last.mean()) > 2 * last.std())
-    first = 0 if len(outside) == 0 else int(outside[-1]) + 1
-    return None if first >= len(series) else int(steps[first + window - 1])
+    """First step after which the smoothed series stays within 2 sd of the mean of the last quarter, or None.
+
+    The sd is that of the values: by that of the smoothed series a noisy curve that had its level from the start
+    would leave the band again and again.
+    """
+    raw = np.asarray(values, dtype=np.float64)
+    last = raw[-max(1, len(raw) // 4) :]
+    outside = np.flatnonzero(np.abs(smooth(raw, window) - last.mean()) > 2 * last.std())
+    settled = window + int(outside[-1]) if len(outside) else window - 1  # the last step of a window
+    return int(steps[settled]) if settled < len(raw) else None
 
 
 def _tail(values: ArrayLike, start: float) -> NDArray[np.float64]:

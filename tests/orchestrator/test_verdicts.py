@@ -326,24 +326,35 @@ def test_the_budget_that_was_run_must_be_one_that_the_claim_is_meant_for() -> No
     study = study_of("", claims=claims)
     results = results_of(3, {"train/d_acc": lambda *_: [1.0] * 10})
 
-    def words(budget: str | None, study: StudySpec = study) -> list[str]:
+    def words(budget: str | None) -> list[str]:
         return [v.verdict for v in judge(study, *results, budget=budget)]
 
     assert words("full") == words(None) == ["supported", "supported", "undecided"]
     assert words("short") == ["undecided", "supported", "undecided"]
     assert words("smoke") == ["undecided", "undecided", "undecided"]
-    assert words(None, study.model_copy(update={"name": "tiny-short"})) == words("short")
+    results[0].provenance = {"gan_sweep.budget": "short"}
+    assert words(None) == words("short")
     wrong, _, no_check = judge(study, *results, budget="smoke")
     assert wrong.reason == "is meant for budget full; this is smoke"
     assert (wrong.holds, wrong.numbers[0].mean) == (3, 1.0)  # all the same
     assert no_check.reason == "no check is written"
 
 
-@pytest.mark.parametrize("budget", ["full", "short", "smoke"])
-def test_the_budget_of_a_shipped_study_is_told_from_its_definition(budget: Any) -> None:
-    for path in STUDIES[:4]:
-        submitted = StudySpec.model_validate_json(load_study(path, budget=budget).model_dump_json())
-        assert budget_of(submitted) == budget
+@pytest.mark.parametrize(
+    ("facts", "budget"),
+    [
+        ({}, "full"),
+        ({"gan_sweep.budget": "short"}, "short"),
+        ({"gan_sweep.budget": "short", "gan_sweep.set": "name=other resources.cpu=2"}, "short"),
+        ({"gan_sweep.budget": "short", "gan_sweep.set": "name=other train.steps=100"}, "changed"),
+        ({"gan_sweep.set": "dataset=digits"}, "changed"),
+    ],
+)
+def test_the_budget_is_the_recorded_one_unless_the_study_was_changed(
+    facts: dict[str, str], budget: str
+) -> None:
+    records = Records(provenance=facts)
+    assert budget_of(records) == budget
 
 
 @given(st.lists(st.lists(st.floats(-1, 1), min_size=3, max_size=3), min_size=2, max_size=2), st.booleans())
