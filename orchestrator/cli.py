@@ -235,7 +235,7 @@ def best(study: StudyName = None, as_json: JsonOption = False) -> None:
             }
         )
         return
-    out.print(_leaderboard_table(standings, spec.objective))
+    out.print(_leaderboard_table(standings, spec.objectives))
     _print_paths(paths)
 
 
@@ -428,48 +428,90 @@ def _show_results(done: Submitted, spec: StudySpec, as_json: bool) -> None:
         )
         return
     if any(standing.mean is not None for standing in done.standings):
-        out.print(_leaderboard_table(done.standings, spec.objective))
+        out.print(_leaderboard_table(done.standings, spec.objectives))
     _print_paths(done.pictures)
     if url:
         out.print(open_words(url, UI_PORT), soft_wrap=True)
 
 
-def _leaderboard_table(standings: Sequence[Standing], objective: Objective) -> Table:
-    table = Table(title=f"{objective.metric} ({objective.mode}), mean over seeds", title_justify="left")
-    for name, justify in (("", "right"), ("arm", "left"), (objective.metric, "right"), ("seeds", "left")):
-        table.add_column(name, justify="right" if justify == "right" else "left", overflow="fold")
+def _leaderboard_table(standings: Sequence[Standing], objectives: Sequence[Objective]) -> Table:
+    objective = objectives[0]
     shown = {"final/g_loss": "G loss", "final/d_loss_mean": "D loss", "final/d_acc": "D acc"}
     if any("final/w_dist" in s.finals for s in standings):  # a critic's accuracy says nothing
         shown = {"final/g_loss": "G loss", "final/d_loss_mean": "D loss", "final/w_dist": "W dist"}
-    for title in shown.values():
+    floors = [s.finals.get(f"{objective.metric}_floor") for s in standings]
+    of_floors = {f"{floor:.4g}" for floor in floors if floor is not None}
+    several = len(of_floors) > 1  # arms have images of their own
+    table = Table(title=f"{_objective_words(objective)}, mean over seeds", title_justify="left")
+    table.add_column("", justify="right")
+    table.add_column("arm", overflow="fold")
+    table.add_column(objective.metric, justify="right", overflow="fold")
+    for other in objectives[1:]:
+        table.add_column(f"{other.metric} ({other.mode})", justify="right")
+    table.add_column("seeds", overflow="fold")
+    for title in (*shown.values(), *(["floor"] if several else [])):
         table.add_column(title, justify="right")
-    floors = [s.finals.get("eval/swd_floor") for s in standings]
-    several = (
-        len({f"{floor:.4g}" for floor in floors if floor is not None}) > 1
-    )  # arms have images of their own
-    if several:
-        table.add_column("floor", justify="right")
     for rank, s in enumerate(standings, 1):
         mean = "-" if s.mean is None else f"{s.mean:.4g}" + ("" if s.sd is None else f" ± {s.sd:.2g}")
         seeds = f"{s.completed}/{s.seeds}" + "".join(f", {state} {n}" for state, n in s.losses.items())
-        finals = [_loss(s.finals.get(name)) for name in shown]
-        finals += [_cell(floors[rank - 1])] if several else []
-        table.add_row("" if s.mean is None else str(rank), s.arm.label, mean, seeds, *finals)
-    spread = any(s.sd is not None for s in standings)
-    caption = "± is the standard deviation over seeds; " if spread else ""
-    caption += f"{', '.join(shown.values())}: last 10 % of training"
+        cells = [mean, *(_cell(s.means.get(other.metric)) for other in objectives[1:]), seeds]
+        cells += [_loss(s.finals.get(name)) for name in shown] + (
+            [_cell(floors[rank - 1])] if several else []
+        )
+        table.add_row("" if s.mean is None else str(rank), s.arm.label, *cells)
+    table.caption, table.caption_justify = (
+        _leaderboard_caption(standings, objectives, shown, of_floors),
+        "left",
+    )
+    return table
+
+
+def _objective_words(objective: Objective) -> str:
+    at = f" at the {objective.at} evaluation" if objective.metric.startswith("eval/") else ""
+    return f"{objective.metric} ({objective.mode}){at}"
+
+
+def _leaderboard_caption(
+    standings: Sequence[Standing], objectives: Sequence[Objective], shown: Mapping[str, str], floors: set[str]
+) -> str:
+    parts = ["± is the standard deviation over seeds"] if any(s.sd is not None for s in standings) else []
+    parts.append(f"{', '.join(shown.values())}: last 10 % of training")
     lengths = sorted({trial.steps for s in standings for trial in s.arm.trials if trial.steps})
     if len(lengths) > 1:
-        caption += f"; arms trained for {lengths[0]:,} to {lengths[-1]:,} steps"
-    if objective.metric == "eval/swd" and several:
-        caption += (
-            "; floor: real against held-out real images. Arms are judged on different images here: their distances do "
+        parts.append(f"arms trained for {lengths[0]:,} to {lengths[-1]:,} steps")
+    if len(floors) > 1:
+        parts.append(
+            "floor: real against held-out real images. Arms are judged on different images here: their distances do "
             "not compare, nor do their ranks"
         )
-    elif objective.metric == "eval/swd" and floors and floors[0] is not None:
-        caption += f"; real against held-out real images: {floors[0]:.4g}"
-    table.caption, table.caption_justify = caption, "left"
-    return table
+        return "; ".join(parts)
+    if floors:
+        parts.append(f"real against held-out real images: {next(iter(floors))}")
+    if len(objectives) > 1:
+        beaten = [s.arm.label for s in standings if s.front > 1]
+        parts.append(
+            "in all objectives together no arm is beaten"
+            if not beaten
+            else f"beaten in all objectives: {', '.join(beaten)}"
+        )
+    elif tied := _tied_words(standings, objectives[0]):
+        parts.append(tied)
+    return "; ".join(parts)
+
+
+def _tied_words(standings: Sequence[Standing], objective: Objective) -> str:
+    """Which arms cannot be told from the best one; nothing for one arm or one seed."""
+    from orchestrator.stats import compare as told_apart
+    from orchestrator.stats import groups
+
+    scored = {s.arm.label: s.by_seed for s in standings if s.mean is not None}
+    if len(scored) < 2 or max(len(seeds) for seeds in scored.values()) < 2:
+        return ""
+    found = groups(told_apart(scored, objective.mode, best=next(iter(scored))))
+    tied = [arm for arm in found.tied if arm != next(iter(scored))]
+    if not tied:
+        return "the first is apart from all others" if not found.undecided else ""
+    return f"cannot be told from the first with these seeds: {', '.join(tied)}"
 
 
 def _print_answer(answer: Answer, as_json: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -10,12 +11,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
 
 from rich.console import Console
 
 from orchestrator import views
 from orchestrator.errors import UnreachableError, UsageError
-from orchestrator.home import all_studies, home
+from orchestrator.home import StudyFiles, all_studies, home
 
 HOST = "127.0.0.1"
 SHOWN_STUDIES = 20
@@ -23,8 +25,43 @@ SHOWN_STUDIES = 20
 
 def results_url(experiment_id: str, port: int) -> str:
     """Where a study's results are: in the server of MLFLOW_TRACKING_URI, or in `gan-sweep ui` on `port`."""
-    uri = os.environ.get("MLFLOW_TRACKING_URI", "")
-    return views.results_link(uri if uri.startswith("http") else f"http://{HOST}:{port}", experiment_id)
+    return _link(os.environ.get("MLFLOW_TRACKING_URI", ""), experiment_id, port)
+
+
+def study_url(files: StudyFiles, port: int) -> str | None:
+    """Where the results of a study are that was sent to MLflow before; None when nothing was, or to another store than
+    the one that is chosen now. Looks at no store: the mark of what was sent names it."""
+    try:
+        store = json.loads(files.shipped.read_text())["store"]
+        uri, experiment_id, _ = str(store).rsplit(" ", 2)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    chosen = os.environ.get("MLFLOW_TRACKING_URI", "")
+    if not uri.startswith("http") and chosen.startswith("http"):
+        return None
+    return _link(uri, experiment_id, port)
+
+
+def study_words(files: StudyFiles, port: int) -> str | None:
+    """How to look at a study's results, like `open_words`; None where `study_url` is."""
+    url = study_url(files, port)
+    return None if url is None else _words(url, port, served=not url.startswith(f"http://{HOST}:{port}/"))
+
+
+def _link(uri: str, experiment_id: str, port: int) -> str:
+    return views.results_link(
+        without_login(uri) if uri.startswith("http") else f"http://{HOST}:{port}", experiment_id
+    )
+
+
+def without_login(uri: str) -> str:
+    """A server's address as it may be shown and clicked: the browser asks for name and password.
+
+    >>> without_login("https://me:secret@host:5000/mlflow")
+    'https://host:5000/mlflow'
+    """
+    parts = urlsplit(uri)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
 def program() -> str:
@@ -37,7 +74,11 @@ def program() -> str:
 
 def open_words(url: str, port: int) -> str:
     """How to look at the results: the command, if one is needed, and the link."""
-    if os.environ.get("MLFLOW_TRACKING_URI", "").startswith("http"):
+    return _words(url, port, served=os.environ.get("MLFLOW_TRACKING_URI", "").startswith("http"))
+
+
+def _words(url: str, port: int, *, served: bool) -> str:
+    if served:
         return f"results in MLflow: {url}"
     command = f"{program()} ui" + ("" if port == 5000 else f" --port {port}")
     return f"results in MLflow: run [bold]{command}[/bold] and open\n  {url}"
@@ -49,7 +90,7 @@ def serve(port: int, console: Console) -> None:
 
     uri = tracking_uri()
     if uri.startswith("http"):
-        raise UsageError(f"MLFLOW_TRACKING_URI names a server; open it in a browser: {uri}")
+        raise UsageError(f"MLFLOW_TRACKING_URI names a server; open it in a browser: {without_login(uri)}")
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

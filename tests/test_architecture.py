@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 LAYERS = ("models", "trials", "orchestrator")
 EDGES = {
     "ray": {"orchestrator/backends/ray.py"},
-    "optuna": {"orchestrator/search.py"},
+    "optuna": {"orchestrator/search.py", "orchestrator/charts.py"},
     "mlflow": {"orchestrator/tracking.py"},
     "ruamel": {"orchestrator/_yaml.py"},
     "rich": {"orchestrator/cli.py", "orchestrator/model_page.py", "orchestrator/plan.py", "orchestrator/progress.py",
@@ -23,6 +23,8 @@ EDGES = {
                  "orchestrator/schema.py"},
     "matplotlib": {"trials/plots.py"},
     "torchvision": {"trials/data.py"},
+    "jinja2": {"orchestrator/pages.py"},
+    "pandas": {"orchestrator/export.py"},
     "scipy": {"trials/images.py"},
 }  # fmt: skip
 SOURCES = sorted(path for layer in LAYERS for path in (ROOT / layer).rglob("*.py"))

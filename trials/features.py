@@ -52,6 +52,7 @@ M = TypeVar("M", bound=nn.Module)
 
 RECIPE = 1  # part of the classifier's file name: raise it when the network or its training changes
 BATCH = 128
+LEARNING_RATE = 2e-3
 SHARDS = 4  # of a batch: as many cores as training can use
 MOST_HELD_OUT = 5_000
 DROPOUT = (0.25, 0.5)  # before the hidden layer and behind it
@@ -159,6 +160,16 @@ def load_extractor(
     raise ValueError(f"no extractor {kind!r}: there are {', '.join(get_args(Kind))}")
 
 
+def untrained(kind: Kind, images: Tensor, n_classes: int) -> Extractor:
+    """An extractor of one kind on the CPU whose classifier has seen nothing: for measuring what it costs."""
+    if kind != "classifier":
+        cpu = torch.device("cpu")
+        return load_extractor(kind, images, None, digest="", directory=Path(), device=cpu)
+    network = Classifier((images.shape[1], images.shape[2], images.shape[3]), n_classes)
+    network.initialise(torch.Generator().manual_seed(0))
+    return _classifying(network, "untrained", None, torch.device("cpu"))
+
+
 def cached_features(extractor: Extractor, images: Tensor, *, key: str, directory: Path) -> Features:
     """The features of real images, from `directory` if they are there.
 
@@ -216,6 +227,7 @@ class Classifier(nn.Module):
 
     def __init__(self, image_shape: Shape, n_classes: int) -> None:
         super().__init__()
+        self.image_shape = image_shape
         channels, *size = image_shape
         self.shrink = [math.ceil(side / LARGEST_SIDE) for side in size]
         height, width = ((side // by - 4) // 2 for side, by in zip(size, self.shrink, strict=True))
@@ -229,12 +241,11 @@ class Classifier(nn.Module):
         self.head = nn.Linear(128, n_classes, device="meta")
 
     def initialise(self, draw: torch.Generator) -> None:
-        """torch's default distribution, uniform within 1 / sqrt(inputs), drawn from `draw`."""
+        """Weights by Glorot and Bengio (2010), uniform, from `draw`; biases zero."""
         self.to_empty(device="cpu")
         for layer in (self.conv1, self.conv2, self.hidden, self.head):
-            bound = layer.weight[0].numel() ** -0.5
-            for parameter in layer.parameters():
-                nn.init.uniform_(parameter, -bound, bound, generator=draw)
+            nn.init.xavier_uniform_(layer.weight, generator=draw)
+            nn.init.zeros_(layer.bias)
 
     def features(self, x: Tensor, drop: Drop = lambda x, _: x) -> Tensor:
         """Images (N, C, H, W) in [0, 1] -> what the hidden layer says (N, 128)."""
@@ -292,6 +303,10 @@ def _classifier(
         except OSError as error:
             raise DatasetError(f"a classifier cannot be kept in {directory}: {error}") from error
     network.load_state_dict(stored["state"], assign=True)
+    return _classifying(network, stored["digest"], stored["accuracy"], device)
+
+
+def _classifying(network: Classifier, digest: str, accuracy: float | None, device: torch.device) -> Extractor:
     network = _ready(network, device)
 
     def run(x: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -299,11 +314,11 @@ def _classifier(
         return vectors, network.head(vectors)
 
     return Extractor(
-        name=f"classifier_{stored['digest'][:8]}",
+        name=f"classifier_{digest[:8]}",
         kind="classifier",
-        digest=stored["digest"],
-        accuracy=stored["accuracy"],
-        image_shape=shape,
+        digest=digest,
+        accuracy=accuracy,
+        image_shape=network.image_shape,
         device=device,
         network=run,
     )
@@ -328,7 +343,8 @@ def _read_classifier(path: Path, network: nn.Module) -> dict[str, Any] | None:
 def _trained(
     network: Classifier, images: Tensor, labels: Tensor, device: torch.device, progress: Words, dataset: str
 ) -> dict[str, Any]:
-    """Train with Adam, its rate falling from 1e-3 to 0 along a cosine; the best epoch's weights on held-out images.
+    """Train with Adam, its rate falling to 0 along a cosine; the weights of the epoch with the least
+    loss on held-out images.
 
     No label smoothing: with it the classifier is unsure of real images too, and counts of unsure ones mean nothing.
     On a CPU each batch is cut into `SHARDS`, whatever the number of cores, and a shard is computed by one thread:
@@ -356,28 +372,31 @@ def _trained(
             return torch.autograd.grad(loss, parameters)
 
         @torch.no_grad()
-        def n_right(rows: Tensor) -> int:
-            return int((network(_unit(images[rows])).argmax(dim=1) == labels[rows]).sum())
+        def judged(rows: Tensor) -> tuple[float, int]:
+            """Summed loss, and how many are right."""
+            logits = network(_unit(images[rows]))
+            loss = cross_entropy(logits, labels[rows], reduction="sum")
+            return float(loss), int((logits.argmax(dim=1) == labels[rows]).sum())
 
-        adam = torch.optim.Adam(parameters, lr=1e-3, fused=True)
-        epochs, steps, best, state = n_epochs(len(kept)), math.ceil(len(kept) / BATCH), -1.0, {}
+        adam = torch.optim.Adam(parameters, lr=LEARNING_RATE, fused=True)
+        epochs, steps = n_epochs(len(kept)), math.ceil(len(kept) / BATCH)
+        least, best, state = math.inf, 0.0, dict[str, Tensor]()
         rate = torch.optim.lr_scheduler.CosineAnnealingLR(adam, epochs * steps)
         for epoch in range(1, epochs + 1):
             for rows in kept[torch.randperm(len(kept), generator=draw)].to(device).split(BATCH):
                 shards = [shard for shard in rows.tensor_split(n_shards) if len(shard)]
                 parts = list(pool.map(gradients, shards, masks))
                 for parameter, *grads in zip(parameters, *parts, strict=True):
-                    mean = torch.zeros_like(
-                        parameter
-                    )  # laid out as the parameter is: fused Adam relies on it
+                    mean = torch.zeros_like(parameter)  # laid out like it: fused Adam relies on that
                     for grad in grads:
                         mean += grad
                     parameter.grad = mean.div_(len(rows))
                 adam.step()
                 rate.step()
-            accuracy = sum(pool.map(n_right, held_out.split(BATCH))) / n_held_out
-            if accuracy >= best:  # of equals the later one, trained at a lower rate
-                best = accuracy
+            losses, right = zip(*pool.map(judged, held_out.split(BATCH)), strict=True)
+            loss, accuracy = sum(losses), sum(right) / n_held_out
+            if loss <= least:  # the share of right ones differs by chance alone in a small held-out set
+                least, best = loss, accuracy
                 state = {
                     name: value.detach().to("cpu", memory_format=torch.contiguous_format, copy=True)
                     for name, value in network.state_dict().items()

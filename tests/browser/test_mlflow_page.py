@@ -1,10 +1,10 @@
-"""The page that `results_link` opens, in a real browser in front of a real MLflow server."""
+"""The page that `results_link` opens, in a real browser in front of a real MLflow server, on a store that the real
+sink has written."""
 
 from __future__ import annotations
 
 import base64
 import json
-import math
 import os
 import shutil
 import signal
@@ -15,24 +15,47 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param
-from numpy.typing import NDArray
 
-from orchestrator.views import results_link, saved_view_tags
+from models import Value
+from orchestrator.home import StudyFiles
+from orchestrator.testing import tiny_study
+from orchestrator.tracking import open_client
+from orchestrator.views import results_link
+from tests.orchestrator.test_tracking import Painter, facts, paint, ship
+from trials.reports import State
 
-pytestmark = pytest.mark.browser
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.filterwarnings("ignore"),  # MLflow's client leaves connections to the collector
+]
 
-STEPS = (100, 200, 300)
-ARMS = ({"lr": "0.0002", "optimizer": "adam"}, {"lr": "0.002", "optimizer": "sgd"})
-SEEDS = (0, 1)
-NAMES = [f"trial-{arm:03d} seed {seed}" for arm in range(len(ARMS)) for seed in SEEDS]
+TRAIN = {"steps": 300, "batch_size": 8, "log_every": 10}
+LAST_STEP = 300
+FEW_ARMS: list[dict[str, Value]] = [
+    {"lr": 2e-4, "beta1": 0.5},
+    {"lr": 2e-3, "beta1": 0.0},
+    {"lr": 1e-3, "beta1": 0.9},
+]
+HOSTILE = "Learning *rates* <img src=x onerror=alert(1)> | [here](javascript:alert(2)) & more_of_it"
 TIMEOUT_S = 120
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Store:
+    """A server with two studies: `few` of 3 arms x 2 seeds, one of them pruned, and `many` of 24 arms."""
+
+    few: str
+    many: str
+    base_url: str
+    client: MlflowClient
+    few_id: str
+    study_run: str
 
 
 @pytest.fixture(scope="module")
@@ -44,52 +67,155 @@ def chromium() -> str:
 
 
 @pytest.fixture(scope="module")
-def page_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The link to a study of two arms with two seeds."""
-    with mlflow_server(tmp_path_factory.mktemp("mlflow")) as base_url:
-        yield results_link(base_url, log_study(MlflowClient(tracking_uri=base_url)))
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    root = tmp_path_factory.mktemp("mlflow")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GAN_SWEEP_HOME", str(root))
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        few_id, many_id = log_few(root / "studies"), log_many(root / "studies")
+        client = open_client()
+    (study,) = client.search_runs([few_id], "tags.`gan_sweep.kind` = 'study'")
+    with mlflow_server(root / "mlflow") as base_url:
+        few, many = results_link(base_url, few_id), results_link(base_url, many_id)
+        yield Store(
+            few=few, many=many, base_url=base_url, client=client, few_id=few_id, study_run=study.info.run_id
+        )
 
 
-def test_link_shows_pictures_losses_and_objective_of_all_trials(
-    chromium: str, page_url: str, tmp_path: Path
+def log_few(root: Path) -> str:
+    space = {"lr": {"low": 1e-4, "high": 1e-2, "log": True}, "beta1": {"low": 0.0, "high": 0.9}}
+    study = tiny_study(
+        name="few", description=HOSTILE, space=space, search={"sampler": "random", "trials": len(FEW_ARMS)},
+        train=TRAIN, pictures={"count": 5, "samples": 64},
+    )  # fmt: skip
+    painter = Painter(
+        side=484, ends={5: State.PRUNED}, gallery=("latent/slerp", "walk/smooth", "samples/curated")
+    )
+    files = paint(study, root, FEW_ARMS, painter, facts(study))
+    assert ship(files, study) == 0
+    return experiment_id("few")
+
+
+def log_many(root: Path) -> str:
+    choices: list[Value] = [round(1e-4 * 1.3**i, 6) for i in range(24)]
+    study = tiny_study(
+        name="many", space={"lr": {"choices": choices}}, seeds=[0], train=TRAIN, pictures={"count": 3, "samples": 64}
+    )  # fmt: skip
+    files: StudyFiles = paint(study, root, [{"lr": lr} for lr in choices], Painter(side=242), facts(study))
+    assert ship(files, study) == 0
+    return experiment_id("many")
+
+
+def experiment_id(name: str) -> str:
+    found = open_client().get_experiment_by_name(name)
+    assert found is not None
+    return str(found.experiment_id)
+
+
+def test_link_shows_the_best_and_last_pictures_of_all_trials_first(
+    chromium: str, store: Store, tmp_path: Path
 ) -> None:
-    with browser(chromium, tmp_path / "profile", width=1600, height=1200) as page:
-        page.open(page_url)
-        wait_until(lambda: page.evaluate(N_PICTURES) == len(NAMES) and page.evaluate(N_PLOTS) >= 3, page)
+    with browser(chromium, tmp_path / "profile", width=1600, height=2600) as page:
+        page.open(store.few)
+        wait_until(lambda: page.evaluate(N_PICTURES) >= 3 * 6 - 1, page)
         close_assistant(page)
         page.screenshot(tmp_path / "page.png")
         text = page.text()
-        slider = page.evaluate("document.querySelector('[role=slider]').getAttribute('aria-valuenow')")
+        slider = page.evaluate(
+            "[...document.querySelectorAll('[role=slider]')].at(-1).getAttribute('aria-valuenow')"
+        )
 
-    for section in ("Pictures", "Losses and objective", "Discriminator", "Search", "perf"):
-        assert f"{section} (" in text
-    for chart in ("samples/fixed", "train/g_loss", "train/d_loss_mean", "eval/swd"):
-        assert chart in text
-    pictures = text.split("Pictures (")[1].split("Losses and objective (")[0]
-    assert all(name in pictures for name in NAMES)
-    assert "study lr_optimizer" not in text, "the parent run is in the way"
-    assert "No image logged at this step" not in text
-    assert slider == str(STEPS[-1]), "the last step comes first"
+    head = text.split("Pictures: best and last (")[1]
+    best_and_last, step_by_step = head.split("Pictures step by step (")
+    for i in range(6):
+        assert best_and_last.count(f"{i:03d} lr=") == 2, "a picture of every trial under best and under last"
+    assert "No image logged at this step" not in best_and_last, "a trial that ended early lacks its pictures"
+    assert "samples/fixed" in step_by_step
+    assert slider == str(LAST_STEP)
+    assert "study few" not in text, "the parent run is in the way"
     assert "Group by" in text
     assert "Evaluation runs" not in text, "this is the page for language-model applications"
 
 
-def test_scores_and_search_follow_below_and_the_rest_is_folded(
-    chromium: str, page_url: str, tmp_path: Path
-) -> None:
-    with browser(chromium, tmp_path / "profile", width=1400, height=2400) as page:
-        page.open(page_url)
-        wait_until(lambda: page.evaluate(N_PLOTS) >= 7 and "Parallel Coordinates" in page.text(), page)
+def test_charts_follow_and_the_rest_is_folded(chromium: str, store: Store, tmp_path: Path) -> None:
+    with browser(chromium, tmp_path / "profile", width=1600, height=4400) as page:
+        page.open(store.few)
+        wait_until(lambda: page.evaluate(N_PLOTS) >= 12 and "Parallel Coordinates" in page.text(), page)
         close_assistant(page)
         page.screenshot(tmp_path / "page.png")
         text = page.text()
 
-    for chart in ("train/d_acc", "train/real_score vs train/fake_score", "perf/images_per_s"):
+    sections = ["Pictures: best and last (2)", "Pictures step by step (1)", "Objective and evaluations (5)",
+                "Losses (2)", "Discriminator (2)", "Search (4)", "Differences (1)", "Gallery (3)"]  # fmt: skip
+    places = [text.find(section) for section in sections]
+    assert -1 not in places, [section for section, place in zip(sections, places, strict=True) if place < 0]
+    assert places == sorted(places)
+    for chart in ("best/fd", "eval/fd", "eval/kid", "eval/precision vs eval/recall", "eval/coverage", "train/g_loss",
+                  "train/d_loss_mean", "train/d_acc", "train/real_score vs train/fake_score",
+                  "hp/log10_lr"):  # fmt: skip
         assert chart in text
-    assert "train (" in text
+    assert "class_tv" not in text, "nothing was classified"
     assert "train/grad_norm_g" not in text, "the section of the remaining metrics is not folded"
+    assert "latent/slerp" not in text, "the gallery is not folded"
 
 
+def test_with_many_trials_the_page_shows_the_best_ones(chromium: str, store: Store, tmp_path: Path) -> None:
+    with browser(chromium, tmp_path / "profile", width=1600, height=5200) as page:
+        page.open(store.many)
+        wait_until(lambda: page.evaluate(N_PICTURES) >= 30 and page.evaluate(N_PLOTS) >= 8, page)
+        close_assistant(page)
+        page.screenshot(tmp_path / "page.png")
+        text = page.text()
+
+    trials = store.client.search_runs([experiment_of(store, "many")], "tags.`gan_sweep.kind` = 'trial'")
+    ranked = sorted(trials, key=lambda run: run.data.metrics["best/fd"])
+    shown = [run for run in ranked if str(run.info.run_name) in text.split("Pictures step by step (")[0]]
+    assert shown == ranked[:10], "MLflow draws the pictures of ten runs"
+
+
+def test_notes_show_the_table_and_a_picture_and_nothing_in_them_acts(
+    chromium: str, store: Store, tmp_path: Path
+) -> None:
+    address = (
+        f"{store.base_url}/#/experiments/{store.few_id}/runs/{store.study_run}?workflowType=machine_learning"
+    )
+    with browser(chromium, tmp_path / "profile", width=1600, height=1400) as page:
+        page.open(address)
+        wait_until(lambda: "Floor of eval/fd" in page.text(), page)
+        page.evaluate(
+            "[...document.querySelectorAll('button')].find(b => b.innerText == 'Show more').click()"
+        )
+        wait_until(lambda: page.evaluate(N_NOTE_PICTURES) == 1, page)
+        close_assistant(page)
+        page.screenshot(tmp_path / "page.png")
+        text = page.text()
+        links = page.evaluate("[...document.querySelectorAll('td a')].map(a => a.getAttribute('href'))")
+        acting = page.evaluate("document.querySelectorAll('img[src=x], a[href^=javascript]').length")
+
+    assert HOSTILE in text
+    assert acting == 0
+    wanted = f"/experiments/{store.few_id}/runs/"
+    assert len([link for link in links if link and wanted in link]) >= len(FEW_ARMS)
+
+
+def test_models_tab_has_the_best_generator(chromium: str, store: Store, tmp_path: Path) -> None:
+    with browser(chromium, tmp_path / "profile", width=1600, height=900) as page:
+        page.open(f"{store.base_url}/#/experiments/{store.few_id}/models?workflowType=machine_learning")
+        wait_until(lambda: "generator-" in page.text(), page)
+        close_assistant(page)
+        page.screenshot(tmp_path / "page.png")
+        assert "eval/fd" in page.text()
+
+
+def experiment_of(store: Store, name: str) -> str:
+    found = store.client.get_experiment_by_name(name)
+    assert found is not None
+    return str(found.experiment_id)
+
+
+N_NOTE_PICTURES = (
+    "[...document.querySelectorAll('img')].filter(i => i.src.includes('best.png') && i.naturalWidth).length"
+)
 N_PICTURES = "[...document.querySelectorAll('img[src*=get-artifact]')].filter(i => i.naturalWidth).length"
 N_PLOTS = "document.querySelectorAll('.js-plotly-plot').length"
 
@@ -106,80 +232,6 @@ def wait_until(condition: Callable[[], bool], page: Page) -> None:
         if time.monotonic() > deadline:
             pytest.fail(f"the page never got there; it says: {page.text()}")
         time.sleep(0.25)
-
-
-# The study
-
-
-def log_study(client: MlflowClient) -> str:
-    """Log a parent run and its trials as the tracker does; returns the experiment's id."""
-    experiment = client.create_experiment("lr_optimizer")
-    parent = client.create_run(
-        experiment, run_name="study lr_optimizer", tags={"gan_sweep.kind": "study"}
-    ).info.run_id
-    names = iter(NAMES)
-    for number, arm in enumerate(ARMS):
-        for seed in SEEDS:
-            tags = {
-                "mlflow.parentRunId": parent,
-                "gan_sweep.kind": "trial",
-                "gan_sweep.state": "completed",
-                "gan_sweep.arm": str(number),
-            }
-            run = client.create_run(experiment, run_name=next(names), tags=tags).info.run_id
-            params = [Param(name, value) for name, value in {**arm, "seed": str(seed)}.items()]
-            client.log_batch(run, metrics(number, seed), params)
-            for step in STEPS:
-                client.log_image(run, sample_grid(step, number, seed), key="samples/fixed", step=step)
-            client.set_terminated(run)
-    client.set_terminated(parent)
-    tags = saved_view_tags(
-        objective="eval/swd",
-        mode="min",
-        searched=["lr", "optimizer"],
-        image_key="samples/fixed",
-        image_steps=STEPS,
-        created_at_ms=1_700_000_000_000,
-        n_trials=len(NAMES),
-    )
-    for key, tag in tags.items():
-        client.set_experiment_tag(experiment, key, tag)
-    return experiment
-
-
-def metrics(arm: int, seed: int) -> list[Metric]:
-    """Curves with the shape of a training that settles, more slowly in arm 1."""
-    rng = np.random.default_rng(seed)
-    rows: list[Metric] = []
-    for step in range(20, STEPS[-1] + 1, 20):
-        early = math.exp(-step / (80 + 80 * arm))
-        values = {
-            "train/d_loss_mean": 0.69 - 0.4 * early,
-            "train/g_loss": 0.8 + 0.3 * arm + 1.5 * early,
-            "train/d_acc": 0.6 + 0.3 * early,
-            "train/real_score": 0.55 + 0.3 * early,
-            "train/fake_score": 0.45 - 0.3 * early,
-            "train/grad_norm_g": 1.0,
-            "train/epoch": step / 50,
-            "perf/images_per_s": 5000.0,
-        }
-        if step in STEPS:
-            values["eval/swd"] = 0.1 + 0.05 * arm + 0.3 * early
-        rows += [Metric(key, value + 0.02 * rng.normal(), 0, step) for key, value in values.items()]
-    return rows
-
-
-def sample_grid(step: int, arm: int, seed: int) -> NDArray[np.uint8]:
-    """Eight by eight rings with noise that fades during training, (482, 482, 3)."""
-    rng = np.random.default_rng(seed)
-    y, x = np.mgrid[:56, :56]
-    sheet = np.full((482, 482, 3), 128, dtype=np.uint8)
-    for i in range(64):
-        ring = 255 * np.exp(-(((np.hypot(y - 28, x - 28) - 10 - 2 * (i % 5)) / 4) ** 2))
-        noisy = ring + rng.normal(size=ring.shape) * 200 * math.exp(-step / (100 + 100 * arm))
-        top, left = 2 + 60 * (i // 8), 2 + 60 * (i % 8)
-        sheet[top : top + 56, left : left + 56] = noisy.clip(0, 255).astype(np.uint8)[..., None]
-    return sheet
 
 
 # The server and the browser

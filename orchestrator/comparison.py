@@ -1,0 +1,284 @@
+"""Studies and trials side by side: values, intervals, and the hyperparameters in which they differ."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from models import Value
+from orchestrator import arms, charts
+from orchestrator.charts import COLOURS, ArmCurves
+from orchestrator.embed import Embedder
+from orchestrator.errors import UsageError
+from orchestrator.findings import FLOORS, number
+from orchestrator.pages import page
+from orchestrator.reading import Reading, Series, read_study
+from orchestrator.records import TrialRecord
+from orchestrator.stats import Comparison, compare, interval
+from orchestrator.status import find_study
+from orchestrator.study import Objective
+from trials.options import switched_on
+from trials.reports import EVAL_METRICS, State
+from trials.spec import TrialSpec
+
+CURVES = {
+    "train/g_loss": "Generator's loss",
+    "train/d_loss_mean": "Discriminator's loss",
+    "train/w_dist": "Critic's distance",
+    "train/d_acc": "Discriminator's accuracy",
+}
+IN_PIXELS = ("swd", "row_", "checkerboard", "spectrum")
+IN_FEATURES = tuple(f"eval/{name}" for name in EVAL_METRICS if not name.startswith(IN_PIXELS))
+"""Metrics that depend on the features images are compared in."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Item:
+    """A trial, or the best arm of a study with all of its seeds. `facts`: everything that decides what it computes,
+    the seed excepted; `curves`: for each seed."""
+
+    name: str
+    label: str
+    objective: Objective
+    by_seed: Mapping[int, float]
+    floor: float | None
+    spec: TrialSpec
+    facts: Mapping[str, Value]
+    states: str
+    lost: int
+    """Trials that ended without a value."""
+    curves: Sequence[Mapping[str, Series]]
+    picture: Path | None
+
+    @property
+    def mean(self) -> float | None:
+        return sum(self.by_seed.values()) / len(self.by_seed) if self.by_seed else None
+
+    @property
+    def bounds(self) -> tuple[float, float] | None:
+        return interval(list(self.by_seed.values()))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compared:
+    """The items in the order asked for, each against the best; `differ`: hyperparameter -> one value an item, in
+    words. `warning`: why values do not compare although they are of one metric."""
+
+    objective: Objective
+    items: Sequence[Item]
+    against: Mapping[str, Comparison]
+    best: str | None
+    differ: Mapping[str, Sequence[str]]
+    warning: str
+
+    def to_json(self) -> dict[str, object]:
+        return {
+            "metric": self.objective.metric,
+            "mode": self.objective.mode,
+            "best": self.best,
+            "warning": self.warning,
+            "items": [
+                {
+                    "name": item.name,
+                    "arm": item.label,
+                    "mean": item.mean,
+                    "interval": list(item.bounds) if item.bounds else None,
+                    "by_seed": {str(seed): value for seed, value in item.by_seed.items()},
+                    "floor": item.floor,
+                    "states": item.states,
+                    "against_best": self.words(item),
+                }
+                for item in self.items
+            ],
+            "differences": {name: list(values) for name, values in self.differ.items()},
+        }
+
+    def words(self, item: Item) -> str:
+        if item.name == self.best:
+            return "best"
+        found = self.against.get(item.name)
+        return found.words if found else "no value"
+
+    def rows(self) -> list[dict[str, object]]:
+        """A line an item, for a table."""
+        return [
+            {
+                "": item.name,
+                "arm": item.label,
+                self.objective.metric: item.mean,
+                "95 % interval": " to ".join(map(number, item.bounds)) if item.bounds else "",
+                "floor": item.floor,
+                "trials": item.states,
+                "against the best": self.words(item),
+            }
+            for item in self.items
+        ]
+
+    def difference_rows(self) -> list[dict[str, object]]:
+        """A line a hyperparameter that differs, a column an item."""
+        names = [item.name for item in self.items]
+        return [{"": key, **dict(zip(names, values, strict=True))} for key, values in self.differ.items()]
+
+
+def compare_all(names: Sequence[str]) -> Compared:
+    """Compare studies (their best arms) and trials (STUDY:NUMBER), by their names or unique prefixes.
+
+    Raises UsageError when they are judged by different objectives, numbers of images or features.
+    """
+    if len(names) < 2:
+        raise UsageError("name two or more studies, or trials as STUDY:NUMBER")
+    read: dict[Path, Reading] = {}
+    items = [_item(name, read) for name in names]
+    unique = {item.name: item for item in items}
+    if len(unique) < 2:
+        raise UsageError(f"{names[0]} and {names[1]} are the same; name two different studies or trials")
+    items = list(unique.values())
+    _refuse_different_judges(items)
+    objective = items[0].objective
+    values = {item.name: item.by_seed for item in items if item.by_seed}
+    sign = 1 if objective.mode == "min" else -1
+    ranked = sorted(
+        (item for item in items if item.by_seed), key=lambda i: (i.lost > 0, sign * (i.mean or 0.0))
+    )
+    best = ranked[0].name if ranked else None
+    against = compare(values, objective.mode, best=best) if best else []
+    datasets = list(dict.fromkeys(f"{item.spec.dataset}" for item in items))
+    warning = ""
+    if len(datasets) > 1 and objective.metric.startswith("eval/"):
+        warning = f"they are judged on different images ({', '.join(datasets)}), so that their values do not compare"
+    keys = dict.fromkeys(key for item in items for key in item.facts)
+    shown = {key: [arms.show(item.facts.get(key, "-")) for item in items] for key in keys}
+    return Compared(
+        objective=objective,
+        items=items,
+        against={c.arm: c for c in against},
+        best=None if warning else best,
+        differ={key: words for key, words in shown.items() if len(set(words)) > 1},
+        warning=warning,
+    )
+
+
+def _item(text: str, read: dict[Path, Reading]) -> Item:
+    name, colon, wanted = text.rpartition(":")
+    files = find_study(name if colon else text)
+    if files.root not in read:
+        read[files.root] = read_study(files)
+    reading = read[files.root]
+    if colon:
+        return _trial_item(reading, wanted)
+    standing = next(iter(reading.standings), None)
+    if standing is None:
+        raise UsageError(f"study {files.name} has no arm yet")
+    trial = standing.best_trial or max(standing.arm.trials, key=lambda t: t.step)
+    lost = "".join(f", {state} {n}" for state, n in standing.losses.items())
+    return _made(
+        reading, files.name, standing.values, standing.arm.trials, trial, dict(standing.by_seed),
+        f"{standing.completed}/{standing.seeds} completed{lost}",
+    )  # fmt: skip
+
+
+def _trial_item(reading: Reading, wanted: str) -> Item:
+    trials = list(reading.records.trials.values())
+    if not wanted.isdecimal() or int(wanted[:9]) >= len(trials):
+        study, last = reading.files.name, len(trials) - 1
+        raise UsageError(f"study {study} has trials 0 to {last}; write {study}:0 (got {wanted!r})")
+    trial = trials[int(wanted)]
+    value = trial.value(reading.study.objective) if trial.state is State.COMPLETED else None
+    values = reading.records.arms[trial.arm].values
+    by_seed = {} if value is None else {trial.seed: value}
+    name = f"{reading.files.name}:{trial.number}"
+    return _made(reading, name, values, [trial], trial, by_seed, reading.trial_state(trial).value)
+
+
+def _made(
+    reading: Reading,
+    name: str,
+    values: Mapping[str, Value],
+    trials: Sequence[TrialRecord],
+    shown: TrialRecord,
+    by_seed: Mapping[int, float],
+    states: str,
+) -> Item:
+    spec = arms.trial_spec(reading.study, values, shown.seed, "")
+    facts: dict[str, Value] = {"model": spec.model, "dataset": spec.dataset, "steps": spec.steps}
+    facts |= {"images": spec.limit} if spec.limit else {}
+    facts |= switched_on(spec.training) | switched_on(spec.model_params)
+    floor = FLOORS.get(reading.study.objective.metric, "")
+    return Item(
+        name=name,
+        label=arms.label(values),
+        objective=reading.study.objective,
+        by_seed=by_seed,
+        floor=next((t.latest[floor] for t in trials if floor in t.latest), None),
+        spec=spec,
+        facts=facts,
+        states=states,
+        lost=sum(t.state.is_final and t.state is not State.COMPLETED for t in trials),
+        curves=[reading.curves.get(trial.key, {}) for trial in trials],
+        picture=reading.picture(shown),
+    )
+
+
+def _refuse_different_judges(items: Sequence[Item]) -> None:
+    first = items[0]
+    for item in items[1:]:
+        a, b = first.objective, item.objective
+        if a != b:
+            raise UsageError(
+                f"{first.name} is judged by {_goal(a)}, {item.name} by {_goal(b)}: there is no common value to compare"
+            )
+        if not a.metric.startswith("eval/"):
+            continue
+        if first.spec.eval_samples != item.spec.eval_samples:
+            raise UsageError(
+                f"{first.name} is judged with {first.spec.eval_samples:,} images, {item.name} with "
+                f"{item.spec.eval_samples:,}: distances at different numbers of images do not compare "
+                "(evaluate.samples)"
+            )
+        if a.metric in IN_FEATURES and first.spec.features != item.spec.features:
+            raise UsageError(
+                f"{first.name} is judged in the features of {first.spec.features}, {item.name} of "
+                f"{item.spec.features}: {a.metric} in different features does not compare (evaluate.features)"
+            )
+
+
+def _goal(objective: Objective) -> str:
+    at = f" of the {objective.at} evaluation" if objective.metric.startswith("eval/") else ""
+    return f"the {'lowest' if objective.mode == 'min' else 'highest'} {objective.metric}{at}"
+
+
+def write_page(compared: Compared, path: Path) -> Path:
+    """A page with curves overlaid and sample grids side by side."""
+    embedder = Embedder()
+    colours = {item.name: COLOURS[i % len(COLOURS)] for i, item in enumerate(compared.items)}
+    figures, titles = {}, list[tuple[str, str]]()
+    for metric, title in {**CURVES, compared.objective.metric: compared.objective.metric}.items():
+        drawn = [
+            ArmCurves(
+                number=i,
+                label=item.name,
+                colour=colours[item.name],
+                seeds=[curves[metric] for curves in item.curves if metric in curves],
+            )
+            for i, item in enumerate(compared.items)
+        ]
+        if any(arm.seeds for arm in drawn):
+            name = metric.replace("/", "-")
+            figures[name] = charts.curves(drawn, log=metric in FLOORS)
+            titles.append((name, title))
+    html = page(
+        "comparison.html.j2",
+        figures=figures,
+        charts=titles,
+        compared=compared,
+        colours=colours,
+        pictures={item.name: embedder.picture(item.picture, 530) for item in compared.items},
+        number=number,
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.tmp")
+    temporary.write_text(html, encoding="utf-8")
+    os.replace(temporary, path)
+    return path

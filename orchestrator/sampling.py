@@ -1,0 +1,247 @@
+"""Images from a checkpoint: the model is built anew from the trial's definition. Imports torch where it is used."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models import Value
+from orchestrator import arms
+from orchestrator.errors import UsageError
+from orchestrator.home import StudyFiles
+from orchestrator.leaderboard import leaderboard
+from orchestrator.records import Records, TrialRecord
+from orchestrator.status import find_study, load_definition, load_records
+from orchestrator.study import StudySpec, image_shape, n_images
+from trials.spec import TrialSpec
+
+if TYPE_CHECKING:
+    import torch
+
+    from trials.state import TrainState
+
+MOST = 100_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """A trial and the checkpoints to take, the first that is whole. `words`: which trial of what, for people."""
+
+    key: str
+    spec: TrialSpec
+    shape: tuple[int, int, int]
+    n_images: int
+    checkpoints: tuple[Path, ...]
+    words: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Samples:
+    """uint8 (n, C, H, W), and where they are from. `notes`: damaged checkpoints that were passed over."""
+
+    images: NDArray[np.uint8]
+    checkpoint: Path
+    step: int
+    averaged: bool
+    n_classes: int
+    words: str
+    notes: tuple[str, ...]
+
+
+def find_source(target: str | None, trial: str | None = None) -> Source:
+    """The trial meant by `target`: a checkpoint's directory, or a study (the newest for None) and `trial` of it.
+
+    `trial`: its number, or its key or a beginning of it; the best trial when absent. Of a trial the best checkpoint
+    comes first, then the newest ones. Raises UsageError that says what there is.
+    """
+    path = Path(target).expanduser() if target else None
+    if path is not None and path.is_file() and path.name in ("state.pt", "manifest.json"):
+        path = path.parent
+    if path is not None and path.is_dir() and path.name.startswith("step_"):
+        if trial is not None:
+            raise UsageError("--trial chooses from a study; a checkpoint is of one trial already")
+        return _of_checkpoint(path.absolute())
+    if path is not None and (os.sep in str(target) or path.exists()):
+        raise UsageError(
+            f"{target} is no checkpoint: name a directory such as .../checkpoints/step_000001000"
+        )
+    files = find_study(target)
+    records = load_records(files)
+    return _source(files, records, _find_trial(files, records, trial))
+
+
+def _of_checkpoint(path: Path) -> Source:
+    key, files = path.parents[1].name, StudyFiles(path.parents[3] if len(path.parents) > 3 else path)
+    if not files.definition.is_file():
+        raise UsageError(
+            f"{path} does not lie in a study's directory (STUDY/trials/KEY/checkpoints/STEP), whose definition says "
+            "how to build its model"
+        )
+    records = load_records(files)
+    if key not in records.trials:
+        raise UsageError(f"study {files.name} has no trial {key}")
+    return _source(files, records, records.trials[key], (path,))
+
+
+def _find_trial(files: StudyFiles, records: Records, wanted: str | None) -> TrialRecord:
+    trials = list(records.trials.values())
+    if not trials:
+        raise UsageError(f"study {files.name} has no trials yet")
+    if wanted is None:
+        standings = leaderboard(records, *load_definition(files).objectives)
+        best = standings[0].best_trial if standings else None
+        if best is not None:
+            return best
+        begun = [trial for trial in trials if _checkpoints(files, trial)]
+        if not begun:
+            raise UsageError(f"study {files.name} has no checkpoint yet; a trial saves its first one later")
+        return max(begun, key=lambda trial: trial.step)
+    if wanted.isdecimal() and len(wanted) < 10:
+        if int(wanted) < len(trials):
+            return trials[int(wanted)]
+        raise UsageError(f"study {files.name} has trials 0 to {len(trials) - 1} (got {wanted})")
+    found = [trial for trial in trials if trial.key.startswith(wanted)]
+    if len(found) != 1:
+        what = "no trial's key begins" if not found else f"the keys of {len(found)} trials begin"
+        raise UsageError(f"{what} with {wanted!r}; see: gan-sweep status {files.name} --json")
+    return found[0]
+
+
+def _checkpoints(files: StudyFiles, trial: TrialRecord) -> list[Path]:
+    from trials.checkpoints import best_checkpoint, checkpoints
+
+    directory = files.trial(trial.key) / "checkpoints"
+    best = best_checkpoint(directory)
+    return [*([best] if best else []), *(path for path in checkpoints(directory) if path != best)]
+
+
+def _source(
+    files: StudyFiles, records: Records, trial: TrialRecord, checkpoints: tuple[Path, ...] | None = None
+) -> Source:
+    study = load_definition(files)
+    values = records.arms[trial.arm].values
+    found = checkpoints or tuple(_checkpoints(files, trial))
+    if not found:
+        raise UsageError(
+            f"trial {trial.name} of {files.name} has no checkpoint ({trial.state.value}, step {trial.step})"
+        )
+    spec, shape, n = _definition(study, values, trial)
+    words = f"{files.name}, trial {trial.name}"
+    return Source(key=trial.key, spec=spec, shape=shape, n_images=n, checkpoints=found, words=words)
+
+
+def _definition(
+    study: StudySpec, values: Mapping[str, Value], trial: TrialRecord
+) -> tuple[TrialSpec, tuple[int, int, int], int]:
+    spec = arms.trial_spec(study, values, trial.seed, "")
+    resolved = arms.resolved(study, values)
+    shape, n = image_shape(resolved), n_images(resolved)
+    assert shape is not None
+    assert n is not None
+    return spec, shape, n
+
+
+def draw(source: Source, n: int, seed: int, *, label: int | None = None, raw: bool = False) -> Samples:
+    """Images from the latents of `seed`, by the averaged generator if there is one and `raw` does not ask for the
+    other. Of a conditional model image i shows class i modulo their number, or all show class `label`.
+
+    Raises UsageError for a class that the model does not have, or when every checkpoint is damaged. Leaves torch's
+    random state alone.
+    """
+    import torch
+
+    from trials.checkpoints import load
+    from trials.errors import CheckpointError
+    from trials.samples import generate, quantised
+
+    if not 1 <= n <= MOST:
+        raise UsageError(f"--n must be from 1 to {MOST:,} (got {n})")
+    n_classes = source.spec.n_classes
+    if label is not None and not 0 <= label < n_classes:
+        has = f"has classes 0 to {n_classes - 1}" if n_classes else "makes images of no particular class"
+        raise UsageError(f"--class {label}: {source.spec.model} {has}")
+    device, notes = torch.device("cpu"), list[str]()
+    for path in source.checkpoints:
+        try:
+            saved = load(path, source.key, device)
+            break
+        except CheckpointError as error:
+            notes.append(str(error))
+    else:
+        raise UsageError(f"{source.words}: no checkpoint can be read:\n  " + "\n  ".join(notes))
+    with torch.random.fork_rng(devices=[]):
+        state = _built(source, saved, device)
+        generator = state.gan.generator if raw or state.averaged is None else state.averaged
+        chosen = generator if label is None else _one_class(generator, label)
+        images = quantised(generate(state.gan, chosen, n, seed, device))
+    return Samples(
+        images=images.numpy(),
+        checkpoint=path,
+        step=int(saved["step"]),
+        averaged=generator is state.averaged,
+        n_classes=n_classes,
+        words=source.words,
+        notes=tuple(notes),
+    )
+
+
+def _built(source: Source, saved: dict[str, object], device: torch.device) -> TrainState:
+    """The networks with the saved weights, grown as far as they were."""
+    import torch
+
+    from trials.state import fresh_state
+    from trials.step import Trainer
+
+    state = fresh_state(source.spec, source.shape, device)
+    state.load_state_dict(saved)
+    if state.gan.levels:  # how far they have grown is counted from the step
+        images = torch.zeros((1, *source.shape), dtype=torch.uint8).expand(source.n_images, -1, -1, -1)
+        Trainer(source.spec, state, images, None)
+    return state
+
+
+def _one_class(generator: torch.nn.Module, label: int) -> torch.nn.Module:
+    import torch
+
+    class OneClass(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.generator = generator
+
+        def forward(self, latents: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+            made: torch.Tensor = self.generator(latents, torch.full_like(labels, label))
+            return made
+
+    return OneClass()
+
+
+def write(samples: Samples, out: Path) -> list[Path]:
+    """Write the images: one grid for FILE.png, an array for FILE.npy, else a directory with a PNG for each.
+
+    Raises UsageError when `out` is some other kind of file.
+    """
+    from trials.pictures import grid, write_png
+
+    if out.suffix == ".png" and not out.is_dir():
+        write_png(out, grid(samples.images, columns=samples.n_classes or None))
+        return [out]
+    if out.suffix == ".npy" and not out.is_dir():
+        out.parent.mkdir(parents=True, exist_ok=True)
+        temporary = out.with_suffix(".tmp.npy")
+        np.save(temporary, samples.images)
+        os.replace(temporary, out)
+        return [out]
+    if out.is_file() or out.suffix:
+        raise UsageError(f"--out {out}: write FILE.png for a grid, FILE.npy for an array, or a directory")
+    digits = len(str(len(samples.images) - 1))
+    paths = [out / f"{i:0{digits}d}.png" for i in range(len(samples.images))]
+    for path, image in zip(paths, samples.images, strict=True):
+        rows = image.transpose(1, 2, 0)
+        write_png(path, np.ascontiguousarray(np.broadcast_to(rows, (*rows.shape[:2], 3))))
+    return paths
