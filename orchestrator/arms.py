@@ -132,7 +132,9 @@ def trial_spec(study: StudySpec, values: Mapping[str, Value], seed: int, dataset
         seed=seed,
         steps=steps,
         log_every=study.train.log_every,
-        picture_steps=tuple(sorted({*evenly_spaced_steps(steps, study.pictures.count), *drawn, *judged, *keep})),
+        picture_steps=tuple(
+            sorted({*evenly_spaced_steps(steps, study.pictures.count), *drawn, *judged, *keep})
+        ),
         picture_samples=study.pictures.samples,
         eval_steps=tuple(sorted(judged)),
         eval_samples=eval_samples(study, n_real),

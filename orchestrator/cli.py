@@ -123,7 +123,7 @@ def submit(
     try:
         done = run(
             spec, study, backend=backend.value, data_dir=data_dir, console=err,
-            chosen={"gan_sweep.budget": budget.value, "gan_sweep.set": " ".join(set_ or ())},
+            chosen={"gan_sweep.budget": budget.value, "gan_sweep.set": json.dumps(set_ or [])},
         )  # fmt: skip
     except KeyboardInterrupt:  # before the first trial or after the last one
         err.print(f"interrupted; go on with the same command: {_command_line()}", soft_wrap=True)

@@ -179,7 +179,10 @@ def _evaluate_problems(study: StudySpec) -> Found:
     info = DATASETS.get(dataset.name or "")
     whole = dataset.limit or dataset.n_images or (info.n_images if info else None)
     if whole is not None and dataset.hold_out > whole // 2:
-        yield ("dataset", "hold_out"), f"must be at most half of the images, {whole // 2} (got {dataset.hold_out})"
+        yield (
+            ("dataset", "hold_out"),
+            f"must be at most half of the images, {whole // 2} (got {dataset.hold_out})",
+        )
         return
     unseen = dataset.folder is not None and dataset.n_classes is None
     if study.evaluate.features == "classifier" and not unseen and n_classes(study) < 2:

@@ -16,6 +16,7 @@ comes with the number of seeds in which the check holds. How sure a difference b
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
@@ -118,9 +119,14 @@ def judge(
 
 def budget_of(records: Records) -> str:
     """The budget that a study was submitted with, or "changed" when --set changed what its results are made of."""
-    changes = records.provenance.get("gan_sweep.set", "").split()
-    keys = {change.partition("=")[0].partition(".")[0] for change in changes if "=" in change}
+    keys = {change.partition("=")[0].partition(".")[0] for change in overrides(records.provenance)}
     return "changed" if keys - HARMLESS else records.provenance.get("gan_sweep.budget", "full")
+
+
+def overrides(facts: Mapping[str, str]) -> list[str]:
+    """The --set KEY=VALUE of a submit, by what it recorded."""
+    found = json.loads(facts.get("gan_sweep.set", "[]"))
+    return [str(change) for change in found]
 
 
 def written(quantity: Quantity) -> str:

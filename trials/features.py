@@ -244,8 +244,9 @@ class Classifier(nn.Module):
         """Weights by Glorot and Bengio (2010), uniform, from `draw`; biases zero."""
         self.to_empty(device="cpu")
         for layer in (self.conv1, self.conv2, self.hidden, self.head):
-            nn.init.xavier_uniform_(layer.weight, generator=draw)
-            nn.init.zeros_(layer.bias)
+            weight, bias = layer.parameters()
+            nn.init.xavier_uniform_(weight, generator=draw)
+            nn.init.zeros_(bias)
 
     def features(self, x: Tensor, drop: Drop = lambda x, _: x) -> Tensor:
         """Images (N, C, H, W) in [0, 1] -> what the hidden layer says (N, 128)."""
@@ -343,8 +344,7 @@ def _read_classifier(path: Path, network: nn.Module) -> dict[str, Any] | None:
 def _trained(
     network: Classifier, images: Tensor, labels: Tensor, device: torch.device, progress: Words, dataset: str
 ) -> dict[str, Any]:
-    """Train with Adam, its rate falling to 0 along a cosine; the weights of the epoch with the least
-    loss on held-out images.
+    """Train with Adam, its rate falling to 0 along a cosine; the epoch with the least loss on held-out images.
 
     No label smoothing: with it the classifier is unsure of real images too, and counts of unsure ones mean nothing.
     On a CPU each batch is cut into `SHARDS`, whatever the number of cores, and a shard is computed by one thread:
@@ -395,7 +395,9 @@ def _trained(
                 rate.step()
             losses, right = zip(*pool.map(judged, held_out.split(BATCH)), strict=True)
             loss, accuracy = sum(losses), sum(right) / n_held_out
-            if loss <= least:  # the share of right ones differs by chance alone in a small held-out set
+            if (
+                not state or loss <= least
+            ):  # the share of right ones differs by chance alone in a small held-out set
                 least, best = loss, accuracy
                 state = {
                     name: value.detach().to("cpu", memory_format=torch.contiguous_format, copy=True)

@@ -169,7 +169,8 @@ def test_with_many_trials_the_page_shows_the_best_ones(chromium: str, store: Sto
 
     trials = store.client.search_runs([experiment_of(store, "many")], "tags.`gan_sweep.kind` = 'trial'")
     ranked = sorted(trials, key=lambda run: run.data.metrics["best/fd"])
-    shown = [run for run in ranked if str(run.info.run_name) in text.split("Pictures step by step (")[0]]
+    pictures = text.split("Pictures: best and last (")[1].split("Pictures step by step (")[0]
+    shown = [run for run in ranked if str(run.info.run_name) in pictures]
     assert shown == ranked[:10], "MLflow draws the pictures of ten runs"
 
 

@@ -285,7 +285,10 @@ def test_an_environment_variable_is_named_and_its_value_never_shown(monkeypatch:
             "objective: [{mode: min}, {metric: eval/kid, mode: up}]",
             "s.yaml:5:51: objective[1].mode: must be min or max (got text 'up')",
         ),
-        ("objective: eval/fd", "s.yaml:5:12: objective: must be {metric: ..., mode: min}, or a list of up to three"),
+        (
+            "objective: eval/fd",
+            "s.yaml:5:12: objective: must be {metric: ..., mode: min}, or a list of up to three",
+        ),
         ("objective: []", "s.yaml:5:12: objective: must not be empty"),
         (
             "objective: [{metric: eval/fd}, {metric: eval/fd, mode: max}]",

@@ -21,12 +21,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from orchestrator import charts, commands, findings
-from orchestrator.arms import identity
 from orchestrator.charts import ArmCurves, Point, band
 from orchestrator.embed import Embedder, _native
 from orchestrator.findings import arm_rows, dots
 from orchestrator.home import StudyFiles
-from orchestrator.loader import load_text
 from orchestrator.pages import content_policy, markdown
 from orchestrator.reading import read_study
 from orchestrator.report import SECTIONS, Content, write_report
@@ -466,27 +464,22 @@ evaluate: {samples: 16}
 """
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        [],
-        ["train.steps=24"],
-        ["fixed.width=16", "space.lr.choices=[0.001]"],
-        ["name=other"],
-        ["train.epochs=2"],
-    ],
-)
-def test_the_command_makes_the_study_of_its_file_again(settings: list[str]) -> None:
-    study = load_text(FILE.encode(), overrides=settings)
-    files = fabricate([], name=study.name, ended=None, source=FILE)
-    files.definition.write_text(study.model_dump_json())
-    found = recipe(read_study(files))
+@pytest.mark.parametrize("budget", ["full", "short"])
+@pytest.mark.parametrize("settings", [[], ["train.steps=24", "name=a b"], ["space.lr.choices=[0.001]"]])
+def test_the_command_is_the_one_that_was_given(budget: str, settings: list[str]) -> None:
+    reading = read_study(fabricate(source=FILE))
+    reading.records.provenance = {"gan_sweep.budget": budget, "gan_sweep.set": json.dumps(settings)}
+    found = recipe(reading)
     words = shlex.split(found.command)
-    assert words[:3] == ["gan-sweep", "submit", "study.yaml"]
-    overrides = [word for word in words[3:] if word != "--set"]
-    again = load_text(FILE.encode(), overrides=overrides)
-    assert (again.name, identity(again)) == (study.name, identity(study))
-    assert found.changes == ()
+    options = [] if budget == "full" else ["--budget", budget]
+    assert words == [
+        "gan-sweep",
+        "submit",
+        "study.yaml",
+        *options,
+        *(w for s in settings for w in ("--set", s)),
+    ]
+    assert found.source == FILE
 
 
 def test_where_results_come_from_is_told() -> None:

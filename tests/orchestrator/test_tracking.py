@@ -319,7 +319,9 @@ def test_a_trial_takes_few_calls(finished: tuple[StudyFiles, StudySpec]) -> None
     assert made["log_inputs"] == made["log_artifacts"] == n
     assert made["list_artifacts"] == 0, "nothing can lie in a run that was made now"
     assert made["log_image"] == len(ALL_PICTURES) * n + 1, "previews, and one for the notes"
-    assert made["log_artifact"] == (len(ALL_PICTURES) + 1) * n + 2, "pictures, an animation, the study's files"
+    assert made["log_artifact"] == (len(ALL_PICTURES) + 1) * n + 2, (
+        "pictures, an animation, the study's files"
+    )
     assert made["set_tag"] <= 3, "tags of trials travel with other calls"
 
 

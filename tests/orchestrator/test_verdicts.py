@@ -345,9 +345,9 @@ def test_the_budget_that_was_run_must_be_one_that_the_claim_is_meant_for() -> No
     [
         ({}, "full"),
         ({"gan_sweep.budget": "short"}, "short"),
-        ({"gan_sweep.budget": "short", "gan_sweep.set": "name=other resources.cpu=2"}, "short"),
-        ({"gan_sweep.budget": "short", "gan_sweep.set": "name=other train.steps=100"}, "changed"),
-        ({"gan_sweep.set": "dataset=digits"}, "changed"),
+        ({"gan_sweep.budget": "short", "gan_sweep.set": '["name=other", "resources.cpu=2"]'}, "short"),
+        ({"gan_sweep.budget": "short", "gan_sweep.set": '["name=other", "train.steps=100"]'}, "changed"),
+        ({"gan_sweep.set": '["dataset=digits"]'}, "changed"),
     ],
 )
 def test_the_budget_is_the_recorded_one_unless_the_study_was_changed(
