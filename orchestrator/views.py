@@ -240,7 +240,7 @@ def _height(section: str, n_trials: int) -> int:
     """Pixels of a section's cards. Pictures are all seen without scrolling: MLflow draws the best one last."""
     if section in IN_A_ROW:
         rows = -(-min(n_trials, MOST_PICTURES) // IN_A_ROW[section])
-        return 130 + 295 * rows
+        return 150 + 295 * rows
     return {"Search": 360, "Differences": 420}.get(section, 290)
 
 

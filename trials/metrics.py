@@ -15,6 +15,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -72,13 +73,24 @@ def frechet_distance(a: Moments, b: Moments) -> float:
         _finite(of.cov, f"covariances of the {which} set")
     if a.mean.shape != b.mean.shape:
         raise ValueError(f"features must have one dimension (got {len(a.mean)} and {len(b.mean)})")
-    values, vectors = torch.linalg.eigh(a.cov.double())
+    values, vectors = _eigh(a.cov.double())
     root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
     product = root @ b.cov.double() @ root
     # Rounding leaves the product a little asymmetric, and small eigenvalues a little negative.
-    overlap = torch.linalg.eigvalsh((product + product.T) / 2).clamp(min=0).sqrt().sum()
+    overlap = _eigh((product + product.T) / 2)[0].clamp(min=0).sqrt().sum()
     gap = (a.mean.double() - b.mean.double()).square().sum()
     return max(0.0, float(gap + a.cov.trace() + b.cov.trace() - 2 * overlap))
+
+
+def _eigh(symmetric: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues and eigenvectors. Of covariances of fewer rows than columns, most of whose eigenvalues are 0, torch's
+    solver sometimes finds none; numpy's does."""
+    try:
+        values, vectors = torch.linalg.eigh(symmetric)
+    except torch.linalg.LinAlgError:
+        found = np.linalg.eigh(symmetric.numpy(force=True))
+        values, vectors = (torch.from_numpy(part).to(symmetric.device) for part in found)
+    return values, vectors
 
 
 def kernel_distance(

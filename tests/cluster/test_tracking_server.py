@@ -34,7 +34,7 @@ train: {steps: 3000, batch_size: 8, log_every: 50}
 fixed: {width: 8, latent_dim: 4}
 space: {lr: {choices: [1e-3, 1e-4]}}
 pictures: {count: 3, samples: 4}
-evaluate: {samples: 16}
+evaluate: {samples: 16, features: random}
 """
 
 
@@ -115,10 +115,13 @@ def test_a_server_that_dies_and_comes_back_gets_everything_once(tmp_path: Path, 
             ]
             found = [metric.step for metric in client.get_metric_history(run.info.run_id, "train/g_loss")]
             assert sorted(found) == steps == list(range(50, 3001, 50))
-            images = [
-                f.path for f in client.list_artifacts(run.info.run_id, "images") if f.path.endswith(".png")
-            ]
-            assert len(images) == 3
+            paths = [f.path for f in client.list_artifacts(run.info.run_id, "images")]
+            images = Counter(path.split("+step+")[0] for path in paths if path.endswith(".png"))
+            assert images["images/samples~fixed"] == 3
+            assert images["images/best~samples"] == images["images/final~samples"] == 1
+            assert 2 * images.total() == len(paths), "a picture lacks its preview"
+        (model,) = client.search_logged_models([result["mlflow"]["experiment_id"]])
+        assert model.status == "READY"
         assert not (tmp_path / "mlartifacts").exists()
     finally:
         os.killpg(server.pid, signal.SIGKILL)

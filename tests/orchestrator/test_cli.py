@@ -292,20 +292,20 @@ class TestSubmit:
     def test_the_plan_refuses_what_does_not_fit_the_images_of_a_folder(
         self, invoke: Invoke, tmp_path: Path, tiny: Path
     ) -> None:
-        for i in range(10):
+        for i in range(20):
             (tmp_path / "few" / f"{i}.png").parent.mkdir(exist_ok=True)
             Image.new("L", (8, 8), i).save(tmp_path / "few" / f"{i}.png")
         few = TINY.replace("digits", "{folder: few, size: 8, channels: 1}").replace(
-            "samples: 16", "samples: 4"
+            "samples: 16", "samples: 8"
         )
         for text, words in (
             (
-                few.replace("channels: 1", "channels: 1, limit: 11"),
-                "dataset.limit: few 8x8x1 has 10 images (got 11)",
+                few.replace("channels: 1", "channels: 1, limit: 21"),
+                "dataset.limit: few 8x8x1 has 20 images (got 21)",
             ),
             (
-                few.replace("batch_size: 8", "batch_size: 16"),
-                "a batch of 16 is larger than the dataset (10 images)",
+                few.replace("batch_size: 8", "batch_size: 32"),
+                "a batch of 32 is larger than the dataset (20 images)",
             ),
             (
                 few.replace("obs_mlp", "rnn_timestep").replace(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import importlib.resources
 import math
@@ -156,14 +157,14 @@ def test_the_best_epoch_is_kept(tmp_path: Path) -> None:
     held_out = _held_out(60)
     misled = labels.clone()
     misled[held_out] = 1 - labels[held_out]
-    found = [classifier(tmp_path, digest=f"{given[held_out]}", labels=given) for given in (labels, misled)]
+    found = [classifier(tmp_path, digest=f"{some[held_out]}", labels=some) for some in (labels, misled)]
     sure, unsure = (extractor(images[held_out]).probabilities for extractor in found)
     assert sure is not None
     assert unsure is not None
     assert float(sure.amax(dim=1).mean()) > 0.97
     assert float(unsure.amax(dim=1).mean()) < 0.9
-    for extractor, found_here, given in zip(found, (sure, unsure), (labels, misled), strict=True):
-        right = (found_here.argmax(dim=1) == given[held_out]).float().mean()
+    for extractor, said, truth in zip(found, (sure, unsure), (labels, misled), strict=True):
+        right = (said.argmax(dim=1) == truth[held_out]).float().mean()
         assert extractor.accuracy == pytest.approx(float(right), abs=1e-6)
 
 
@@ -250,6 +251,15 @@ def test_nothing_of_the_process_is_changed(tmp_path: Path) -> None:
         for kind in ("imagenet", "random"):
             any_extractor(kind, images[:2], tmp_path)(images[:2])
         assert state() == before
+        extractor = any_extractor("random", images[:2], tmp_path)
+        inside = list[Any]()
+
+        def spy(x: Tensor) -> tuple[Tensor, None]:
+            inside.append([backends.cuda.matmul.fp32_precision, backends.cudnn.benchmark])
+            return x.flatten(1), None
+
+        dataclasses.replace(extractor, network=spy)(images[:2])
+        assert inside == [["ieee", False]]
         assert not two_classes()[0].is_inference()
     finally:
         torch.set_num_threads(1)
