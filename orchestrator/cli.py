@@ -204,16 +204,19 @@ def status(study: StudyName = None, as_json: JsonOption = False) -> None:
     """Every trial of a study: its state, how far it is, its losses, and why it ended."""
     files = _find(study)
     from orchestrator.status import study_row, trial_rows
+    from orchestrator.ui import study_url, study_words
 
     row, rows = study_row(files), trial_rows(files)
     if as_json:
-        _print_json({**row, "trials": rows})
+        _print_json({**row, "mlflow": study_url(files, UI_PORT), "trials": rows})
     else:
         out.print(
             f"[bold]{row['study']}[/bold]: {row['state']}, {row['done']} of {row['trials']} trials done"
         )
         if rows:
             _print_table([{**r, "step": f"{r['step']}/{r['steps']}"} for r in rows], hide=STATUS_HIDES)
+        if words := study_words(files, UI_PORT):
+            out.print(words, soft_wrap=True)
 
 
 @app.command()

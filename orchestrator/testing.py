@@ -49,7 +49,7 @@ def tiny_study(**changes: Any) -> StudySpec:
         "train": {"steps": 12, "batch_size": 8, "log_every": 2, "checkpoint_every": 4},
         "fixed": {"width": 8, "latent_dim": 4},
         "space": {"lr": {"choices": [1e-3, 1e-4]}},
-        "pictures": {"count": 2, "samples": 4},
+        "pictures": {"count": 2, "samples": 4, "gallery": False},
         "evaluate": {"samples": 16, "features": "random"},
     }
     return StudySpec.model_validate(document | changes)

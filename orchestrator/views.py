@@ -55,9 +55,6 @@ NOTE_WIDTH = 700
 SPECIAL = re.compile(r"[\\`*_{}\[\]()#+!|<>&~$@]|^[-=\d]|(?<=:)/|(?<=www)\.")
 """Characters that may act as markup where they stand."""
 
-SPECIAL = re.compile(r"[\\`*_{}\[\]()#+!|<>&~$@]|^[-=\d]|(?<=:)/|(?<=www)\.")
-"""Characters that may act as markup where they stand."""
-
 Fields = dict[str, object]
 """A JSON object of MLflow's UI."""
 

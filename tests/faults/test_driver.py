@@ -29,7 +29,7 @@ train: {steps: 3000, batch_size: 8, log_every: 20, checkpoint_every: 200}
 fixed: {width: 8, latent_dim: 4}
 space: {lr: {choices: [1e-3, 1e-4, 1e-5]}}
 pictures: {count: 3, samples: 4}
-evaluate: {samples: 16}
+evaluate: {samples: 16, features: random}
 """
 
 

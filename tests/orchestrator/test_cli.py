@@ -14,6 +14,8 @@ from PIL import Image
 
 import models
 from orchestrator.cli import main
+from orchestrator.home import StudyFiles
+from orchestrator.status import load_records
 from orchestrator.testing import tiny_study
 
 Invoke = Callable[..., tuple[int, str, str]]
@@ -27,8 +29,8 @@ seeds: [0, 1]
 train: {steps: 12, batch_size: 8, log_every: 2}
 fixed: {width: 8, latent_dim: 4}
 space: {lr: {choices: [1e-3, 1e-4]}}
-pictures: {count: 2, samples: 4}
-evaluate: {samples: 16}
+pictures: {count: 2, samples: 4, gallery: false}
+evaluate: {samples: 16, features: random}
 """
 
 
@@ -319,6 +321,36 @@ class TestSubmit:
                 code, _, stderr = invoke(command, tiny)
                 assert code == 2
                 assert words in stderr
+
+    def test_what_images_are_compared_in_and_what_was_asked_for_are_recorded(
+        self, invoke: Invoke, tiny: Path, private_home: Path
+    ) -> None:
+        options = (
+            "--set",
+            "evaluate.features=auto",
+            "--set",
+            "pictures.gallery=true",
+            "--set",
+            "name=judged",
+        )
+        code, _, stderr = self.submit(invoke, tiny, *options)
+        assert code == 0
+        assert "features of digits: classifier_" in stderr
+        records = load_records(StudyFiles.of("judged"))
+        facts = records.provenance
+        assert json.loads(facts["gan_sweep.features"])["digits"].startswith("classifier_")
+        assert (facts["gan_sweep.budget"], json.loads(facts["gan_sweep.set"])) == ("full", [*options[1::2]])
+        trial = next(iter(records.trials.values()))
+        assert {"eval/fd", "eval/fd_floor", "eval/class_tv", "classes/share_9"} <= trial.latest.keys()
+        assert {
+            "latent/slerp",
+            "classes/histogram",
+            "samples/curated",
+            "animation/training",
+        } <= trial.pictures.keys()
+        code, stdout, _ = invoke("best", "judged")
+        assert code == 0
+        assert "eval/fd (min) at the best evaluation" in stdout
 
     def test_packs_change_no_result_and_are_recorded(
         self, invoke: Invoke, tiny: Path, private_home: Path
