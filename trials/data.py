@@ -344,7 +344,9 @@ def resident(
     used = Images(whole.pixels[:limit], None if whole.labels is None else whole.labels[:limit])
     if not hold_out:
         return whole, used, None
-    order = torch.randperm(len(used.pixels), generator=torch.Generator().manual_seed(HOLD_OUT_SEED)).to(device)
+    order = torch.randperm(len(used.pixels), generator=torch.Generator().manual_seed(HOLD_OUT_SEED)).to(
+        device
+    )
     return whole, used.some(order[hold_out:].sort().values), used.some(order[:hold_out])
 
 

@@ -190,7 +190,9 @@ class Evaluator:
         assert self._held_out is not None
         m = min(len(self._held_out.pixels), self.n)
         labels = self._held_out.labels
-        seen = _judged(gan, self.real.images[:m], None if self.real.classes is None else self.real.classes[:m])
+        seen = _judged(
+            gan, self.real.images[:m], None if self.real.classes is None else self.real.classes[:m]
+        )
         unseen = _judged(gan, self._held_out.pixels[:m], None if labels is None else labels[:m])
         return {
             "d_holdout_gap": float(seen.mean() - unseen.mean()),
@@ -238,7 +240,11 @@ def evaluator(
 
 
 def prepare_extractor(
-    spec: TrialSpec, images: Path, labels: Path, directory: Path, progress: Callable[[str], None] | None = None
+    spec: TrialSpec,
+    images: Path,
+    labels: Path,
+    directory: Path,
+    progress: Callable[[str], None] | None = None,
 ) -> Extractor:
     """Make the network whose features trials like this one are judged in, from a prepared dataset.
 

@@ -87,7 +87,7 @@ def _eigh(symmetric: Tensor) -> tuple[Tensor, Tensor]:
     solver sometimes finds none; numpy's does."""
     try:
         values, vectors = torch.linalg.eigh(symmetric)
-    except torch.linalg.LinAlgError:
+    except RuntimeError:  # torch.linalg.LinAlgError, which has no type stub
         found = np.linalg.eigh(symmetric.numpy(force=True))
         values, vectors = (torch.from_numpy(part).to(symmetric.device) for part in found)
     return values, vectors
