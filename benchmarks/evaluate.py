@@ -4,8 +4,8 @@
 
 The first table takes an evaluation of quickstart's network apart, in the features of a classifier (untrained: that
 changes the numbers, not the work). The second sets evaluations, grids and the gallery against the steps of shipped
-studies: the first arm of each, its number of steps and of evaluations as planned. MNIST's 60,000 images are stood in for
-by the 5,000 that ship, repeated. All are medians of rounds in which the parts take turns.
+studies: the first arm of each, its number of steps and of evaluations as planned. MNIST's 60,000 images are stood in
+for by the 5,000 that ship, repeated. All are medians of rounds in which the parts take turns.
 """
 
 from __future__ import annotations

@@ -262,7 +262,8 @@ def extractor_of(
     spec: TrialSpec, whole: Images, directory: Path, progress: Callable[[str], None] | None = None
 ) -> Extractor:
     """The network whose features the trial is judged in; a classifier is trained first where there is none yet."""
-    images = whole.sized(spec.size) if spec.features == "classifier" else whole
+    # The others need but the shape.
+    images = (whole if spec.features == "classifier" else Images(whole.pixels[:1])).sized(spec.size)
     return load_extractor(
         spec.features, images.pixels, images.labels, digest=digest([spec.dataset_digest, spec.size]),
         directory=directory, device=whole.pixels.device, progress=progress,

@@ -29,7 +29,7 @@ from trials.reports import State
 STUDIES = sorted((Path(__file__).parents[2] / "studies").glob("*.yaml"))
 MINIMAL = {"version": 1, "name": "s", "model": "obs_mlp", "dataset": "mnist"}
 TRAINED = {
-    "obs": ("baseline", "lr", "optimizer", "search"),
+    "obs": ("baseline", "lr", "optimizer", "latent", "classes", "search"),
     "improved": ("main", "ablation", "ttur", "length", "search"),
     "rnn": ("t4", "t16", "steps", "lr", "search"),
     "rgan": ("datasets", "conv", "lstm_view", "stabilisers", "smoothing", "ttur", "search"),

@@ -189,6 +189,15 @@ def test_the_floor_is_of_images_that_are_not_the_reference(tmp_path: Path) -> No
         Evaluator(spec, REAL, judged.extractor, tmp_path)
 
 
+@pytest.mark.parametrize("features", ["random", "classifier", "imagenet"])
+def test_images_are_judged_at_the_size_that_is_trained_on(features: str, tmp_path: Path) -> None:
+    stored = Images(REAL.pixels.repeat_interleave(2, 2).repeat_interleave(2, 3), REAL.labels)  # 16x16
+    spec = spec_of(features, size=8)
+    judged = evaluator(spec, stored, stored, None, tmp_path)
+    assert judged.real.images.shape == (N, 1, 8, 8)
+    assert measured(judged, gan_of(judged.real.images))["eval/fd"] == pytest.approx(0, abs=1e-5)
+
+
 def test_trials_of_one_dataset_share_an_evaluator_and_others_do_not(tmp_path: Path) -> None:
     one = evaluator(spec_of(), REAL, REAL, None, tmp_path)
     assert evaluator(spec_of(seed=3, steps=99), REAL, REAL, None, tmp_path) is one
