@@ -176,7 +176,7 @@ def draw(source: Source, n: int, seed: int, *, label: int | None = None, raw: bo
     else:
         raise UsageError(f"{source.words}: no checkpoint can be read:\n  " + "\n  ".join(notes))
     with torch.random.fork_rng(devices=[]):
-        state = _built(source, saved, device)
+        state = built(source, saved, device)
         generator = state.gan.generator if raw or state.averaged is None else state.averaged
         chosen = generator if label is None else _one_class(generator, label)
         images = quantised(generate(state.gan, chosen, n, seed, device))
@@ -191,8 +191,8 @@ def draw(source: Source, n: int, seed: int, *, label: int | None = None, raw: bo
     )
 
 
-def _built(source: Source, saved: dict[str, object], device: torch.device) -> TrainState:
-    """The networks with the saved weights, grown as far as they were."""
+def built(source: Source, saved: dict[str, object], device: torch.device) -> TrainState:
+    """The networks of `source` with the weights of a checkpoint (checkpoints.load), grown as far as they were."""
     import torch
 
     from trials.state import fresh_state
