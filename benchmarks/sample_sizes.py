@@ -3,8 +3,8 @@
     python benchmarks/sample_sizes.py STUDY [STUDY ...] [--sizes 500,1000,2000,10000] [--data-dir DIR]
 
 Takes every checkpoint that the studies' trials kept (the best one and the last one), draws images from it, and judges
-them at each size against as many real images. The last size is the reference. Spearman's rank correlation and Kendall's,
-over all checkpoints and over the better half of them, where arms lie close together. Pruning rests on the smaller sizes.
+them at each size against as many real images. The last size is the reference. Rank correlations of Spearman and of
+Kendall, over all checkpoints and over the better half of them, where arms lie close together.
 """
 
 from __future__ import annotations
