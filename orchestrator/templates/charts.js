@@ -14,7 +14,8 @@
     return painted;
   };
   const read = (place) => JSON.parse(document.getElementById(place.dataset.figure).textContent);
-  const options = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"] };
+  // Without its bar of buttons, which covers the curves where nothing hovers: dragging zooms, a double click goes back.
+  const options = { responsive: true, displayModeBar: false };
   for (const place of places) {
     const figure = read(place);
     Plotly.newPlot(place, figure.data, paint(figure.layout), options);
