@@ -23,9 +23,10 @@ from orchestrator import arms
 from orchestrator.home import data_directory, features_directory, home
 from orchestrator.sampling import built, find_source
 from orchestrator.status import find_study, load_definition, load_records
-from trials.checkpoints import checkpoints, load
+from trials.checkpoints import load
 from trials.data import prepare, resident
 from trials.evaluation import evaluator
+from trials.kept import checkpoints
 
 METRICS = ("fd", "kid", "recall", "coverage", "class_tv", "swd")
 

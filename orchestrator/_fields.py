@@ -32,6 +32,8 @@ from trials.schedule import DRAWS, MAX_RATE
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
 NAME_RULE = "must be 1 to 63 of the characters A-Z a-z 0-9 . _ - and start with a letter or digit"
 MAX_ARMS = 100_000
+LEAST_EVALUATED = 8
+"""Images of an evaluation: neighbourhoods are of five."""
 BUDGETS = ("full", "short", "smoke")
 
 
@@ -318,7 +320,7 @@ class Evaluate(Block):
     """
 
     count: Annotated[int, Field(ge=0, le=1000)] | None = None
-    samples: Annotated[int, Field(ge=8, le=50_000)] | None = None
+    samples: Annotated[int, Field(ge=LEAST_EVALUATED, le=50_000)] | None = None
     features: Literal["auto", "classifier", "imagenet", "random"] = "auto"
 
 

@@ -22,6 +22,7 @@ from orchestrator.study import (
     training_values,
 )
 from trials.options import TRAINING, switched_on
+from trials.reports import AT_THE_END
 from trials.spec import TrialSpec, evenly_spaced_steps
 
 IDENTITY = (
@@ -121,7 +122,7 @@ def trial_spec(study: StudySpec, values: Mapping[str, Value], seed: int, dataset
     keep = (max(1, round(steps - removed * an_epoch)),) if removed else ()
     drawn = {step for epoch in study.pictures.at if 1 <= (step := round(epoch * an_epoch)) <= steps}
     judged = {*evenly_spaced_steps(steps, n), *keep} if (n := evaluations(study)) else set[int]()
-    by = next((o for o in study.objectives if o.metric.startswith("eval/")), Objective())
+    by = next((o for o in study.objectives if _is_judged_on_the_way(o)), Objective())
     return TrialSpec(
         model=study.model,
         model_params=_exact(build_values(study, values), preset.build_params),
@@ -146,6 +147,11 @@ def trial_spec(study: StudySpec, values: Mapping[str, Value], seed: int, dataset
         size=dataset.size if dataset.stored not in (None, dataset.size) else None,
         keep_steps=keep,
     )
+
+
+def _is_judged_on_the_way(objective: Objective) -> bool:
+    section, _, name = objective.metric.partition("/")
+    return section == "eval" and name not in AT_THE_END
 
 
 def eval_samples(study: StudySpec, n_real: int) -> int:

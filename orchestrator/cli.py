@@ -41,6 +41,8 @@ app = typer.Typer(
 out = Console(highlight=False, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160)
 err = Console(stderr=True, highlight=False)
 UI_PORT = 5000
+SHOWN_PICTURES = ("losses", "objective", "samples", "filmstrip", "best_samples")
+"""Files that submit names; there are more beside them."""
 STATUS_HIDES = ("number", "arm", "seed", "steps", "attempts", "key")
 """Columns of `status --json` that the table leaves to the trial's name or out."""
 
@@ -410,7 +412,7 @@ def _find(name: str | None) -> StudyFiles:
 
 def _show_results(done: Submitted, spec: StudySpec, as_json: bool) -> None:
     from orchestrator.leaderboard import to_json
-    from orchestrator.ui import open_words, results_url
+    from orchestrator.ui import open_words, program, results_url
 
     url = results_url(done.experiment_id, UI_PORT) if done.experiment_id else None
     if done.pending:
@@ -432,7 +434,9 @@ def _show_results(done: Submitted, spec: StudySpec, as_json: bool) -> None:
         return
     if any(standing.mean is not None for standing in done.standings):
         out.print(_leaderboard_table(done.standings, spec.objectives))
-    _print_paths(done.pictures)
+    _print_paths({name: path for name, path in done.pictures.items() if name in SHOWN_PICTURES})
+    if done.standings:
+        out.print(f"         report  {program()} report {spec.name}", soft_wrap=True)
     if url:
         out.print(open_words(url, UI_PORT), soft_wrap=True)
 
@@ -455,7 +459,7 @@ def _leaderboard_table(standings: Sequence[Standing], objectives: Sequence[Objec
     for title in (*shown.values(), *(["floor"] if several else [])):
         table.add_column(title, justify="right")
     for rank, s in enumerate(standings, 1):
-        mean = "-" if s.mean is None else f"{s.mean:.4g}" + ("" if s.sd is None else f" ± {s.sd:.2g}")
+        mean = "-" if s.mean is None else f"{s.mean:.4g}" + ("" if s.sd is None else f" ± {s.sd:.{0 if s.sd >= 100 else 2}{'f' if s.sd >= 100 else 'g'}}")
         seeds = f"{s.completed}/{s.seeds}" + "".join(f", {state} {n}" for state, n in s.losses.items())
         cells = [mean, *(_cell(s.means.get(other.metric)) for other in objectives[1:]), seeds]
         cells += [_loss(s.finals.get(name)) for name in shown] + (

@@ -68,7 +68,7 @@ def choose_packs(study: StudySpec, slots: Slots, matmul: Matmul, *, measure_all:
     shapes = _shapes(study)
     sizes, words, seconds, evaluation_s = dict[Hashable, int](), list[str](), 0.0, 0.0
     recorded = set[Hashable]()
-    for key, (spec, shape, n_trials) in list(shapes.items())[:MOST_MEASURED]:
+    for key, (spec, shape, classes, n_trials) in list(shapes.items())[:MOST_MEASURED]:
         if isinstance(wanted, int):
             reason = why_alone(spec, shape)
             sizes[key] = 1 if reason else wanted
@@ -88,15 +88,15 @@ def choose_packs(study: StudySpec, slots: Slots, matmul: Matmul, *, measure_all:
             recorded.add(key)
         words.append(f"{spec.model}: {found.words}")
         seconds += (found.step_ms or 0.0) / 1000 * in_turn
-        if measure_all and spec.eval_steps:
-            each = measure_evaluation(spec, shape, n_classes(study))
+        if measure_all and spec.eval_steps and not slots.gpu:  # what it takes there is not known here
+            each = measure_evaluation(spec, shape, classes)
             evaluation_s += each * len(spec.eval_steps) * n_trials / slots.count
     if len(shapes) > MOST_MEASURED:
         words.append(f"{len(shapes) - MOST_MEASURED} more kinds of trials: alone, as they were not measured")
     complete = measure_all and not isinstance(wanted, int) and 0 < len(shapes) <= MOST_MEASURED
     return Packing(
         sizes=sizes, words=tuple(dict.fromkeys(words)), seconds=seconds if complete else None,
-        evaluation_s=evaluation_s if complete else None,
+        evaluation_s=evaluation_s if complete and not slots.gpu else None,
         recorded=frozenset(recorded),
     )  # fmt: skip
 
@@ -125,8 +125,8 @@ def _on_gpu(share: float, images_mb: float, *of: Any, **how: Any) -> Calibration
     return calibrate(*of, device="cuda", budget_mb=budget_mb, **how)
 
 
-def _shapes(study: StudySpec) -> dict[Hashable, tuple[TrialSpec, tuple[int, int, int], int]]:
-    """By fusion key: a trial, the shape of its stored images, and how many trials of the kind there are.
+def _shapes(study: StudySpec) -> dict[Hashable, tuple[TrialSpec, tuple[int, int, int], int, int]]:
+    """By fusion key: a trial, the shape of its stored images, their classes, and how many such trials there are.
 
     A search proposes its own arms: the first point of the space stands for them, with each named arm.
     """
@@ -134,7 +134,7 @@ def _shapes(study: StudySpec) -> dict[Hashable, tuple[TrialSpec, tuple[int, int,
     points: list[dict[str, Value]] = (
         arms.grid(study) if grid else [_first_point(study, n) for n in study.arms or [""]]
     )
-    found, counts = dict[Hashable, tuple[TrialSpec, tuple[int, int, int]]](), Counter[Hashable]()
+    found, counts = dict[Hashable, tuple[TrialSpec, tuple[int, int, int], int]](), Counter[Hashable]()
     stride = 1 + len(points) // MOST_LOOKED_AT
     for point in points[::stride]:
         mine = arms.resolved(study, point)
@@ -142,7 +142,7 @@ def _shapes(study: StudySpec) -> dict[Hashable, tuple[TrialSpec, tuple[int, int,
             continue
         spec = arms.trial_spec(study, point, study.seeds[0], "")
         key = fusion_key(spec)
-        found.setdefault(key, (spec, mine.dataset.source.image_shape))
+        found.setdefault(key, (spec, mine.dataset.source.image_shape, n_classes(mine)))
         counts[key] += len(study.seeds) * (stride if grid else -(-(study.search.trials or 1) // len(points)))
     return {key: (*found[key], n) for key, n in counts.most_common()}
 

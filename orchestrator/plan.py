@@ -109,7 +109,7 @@ def make_plan(study: StudySpec, missing: Sequence[str] = (), *, measure: bool = 
     return Plan(
         study=study.name,
         models=list(dict.fromkeys(one.model for one in each)),
-        datasets=list(dict.fromkeys(_dataset_words(one) for one in each)),
+        datasets=list(dict.fromkeys(dataset_words(one) for one in each)),
         sampler=study.search.sampler,
         n_arms=n_arms,
         seeds=list(study.seeds),
@@ -122,7 +122,7 @@ def make_plan(study: StudySpec, missing: Sequence[str] = (), *, measure: bool = 
         arms=[arms.label(point) for point in points],
         named={
             name: NamedArm(
-                changes=_changes(study, name),
+                changes=changes(study, name),
                 steps=_known(
                     length
                     for point, length in zip(points or _first_arms(study), lengths, strict=True)
@@ -185,12 +185,12 @@ def _known(lengths: Iterable[int | None]) -> list[int]:
     return sorted({length for length in lengths if length is not None})
 
 
-def _changes(study: StudySpec, name: str) -> dict[str, Value]:
+def changes(study: StudySpec, name: str) -> dict[str, Value]:
     """What the arm changes of the study, by the paths of its settings; nothing for a setting that it repeats."""
     arm, base = of_arm(study, name), study
     changes: dict[str, Value] = {} if arm.model == base.model else {"model": arm.model}
     if arm.dataset != base.dataset:
-        changes["dataset"] = _dataset_words(arm)
+        changes["dataset"] = dataset_words(arm)
     for key, value in study.arms[name].train.model_dump(exclude_none=True).items():
         if value != getattr(base.train, key):
             changes[key] = value
@@ -220,7 +220,7 @@ def _evaluation_words(study: StudySpec) -> str:
     return f"{count} a trial, each of {of} in the features of {kind}"
 
 
-def _dataset_words(study: StudySpec) -> str:
+def dataset_words(study: StudySpec) -> str:
     n = n_images(study)
     dataset = study.dataset
     averaged = f", averaged down to {dataset.size}x{dataset.size}" if dataset.stored != dataset.size else ""

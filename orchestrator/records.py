@@ -47,6 +47,8 @@ class TrialRecord:
     """Of each eval/ metric: its lowest value and the step of it, its highest and the step of that."""
     judged_step: int | None = None
     """The step of the newest evaluation."""
+    steps_of: dict[str, int] = field(default_factory=dict)
+    """The step of the newest value of each eval/ metric."""
     pictures: dict[str, dict[int, str]] = field(default_factory=dict)
     """Key -> step -> file below the trial's directory."""
     run_s: float = 0.0
@@ -67,8 +69,10 @@ class TrialRecord:
         if metric.startswith("final/"):
             total, n = self._tail.get("train/" + metric.removeprefix("final/"), (0.0, 0))
             return total / n if n else None
-        if objective.at == "last" or metric not in self.best:
-            return self.latest.get(metric)
+        if metric not in self.best:
+            return None
+        if objective.at == "last":  # of an evaluation that lacks it there is no value, and no older one in its place
+            return self.latest[metric] if self.steps_of[metric] == self.judged_step else None
         return self.best[metric][0 if objective.mode == "min" else 2]
 
     def value_step(self, objective: Objective) -> int | None:
@@ -77,9 +81,15 @@ class TrialRecord:
         if metric.startswith("final/") or metric not in self.best:
             return None if self.value(objective) is None else self.step
         if objective.at == "last":
-            return self.judged_step
+            return self.judged_step if self.value(objective) is not None else None
         _, low_step, _, high_step = self.best[metric]
         return low_step if objective.mode == "min" else high_step
+
+    def picture_at(self, objective: Objective) -> str | None:
+        """The sample grid of the step at which the trial had its value of an objective, or the one before it."""
+        grids, step = self.pictures.get("samples/fixed", {}), self.value_step(objective)
+        before = [at for at in grids if step is None or at <= step]
+        return grids[max(before)] if before else None
 
     def finals(self) -> dict[str, float]:
         """final/NAME for every train/ metric."""
@@ -90,7 +100,7 @@ class TrialRecord:
             self.latest |= metrics
             for name, value in metrics.items():
                 if name.startswith("eval/"):
-                    self.judged_step = step
+                    self.judged_step = self.steps_of[name] = step
                     low, low_step, high, high_step = self.best.get(name, (value, step, value, step))
                     low, low_step = (value, step) if value < low else (low, low_step)
                     high, high_step = (value, step) if value > high else (high, high_step)

@@ -10,7 +10,20 @@ from pathlib import Path
 from orchestrator.home import StudyFiles
 from orchestrator.journal import TrialReported, read
 from orchestrator.leaderboard import Standing
-from trials.plots import Curve, Seeds, picture_sheet, plot_accuracy, plot_losses
+from orchestrator.study import Objective
+from trials.plots import (
+    Curve,
+    Seeds,
+    dots,
+    filmstrip,
+    metric_curves,
+    picture_sheet,
+    plot_accuracy,
+    plot_classification,
+    plot_evolution,
+    plot_losses,
+    plot_scores,
+)
 
 MAX_PANELS = 12
 
@@ -28,10 +41,12 @@ def curves(files: StudyFiles, keys: Iterable[str]) -> dict[str, dict[str, Curve]
     return {key: dict(metrics) for key, metrics in found.items()}
 
 
-def write_study_plots(files: StudyFiles, standings: list[Standing]) -> dict[str, Path]:
+def write_study_plots(files: StudyFiles, standings: list[Standing], objective: Objective) -> dict[str, Path]:
     """Plots of the best arms side by side, and of the best arm alone: name -> file.
 
-    losses, accuracy, samples: the best MAX_PANELS arms. best_losses, best_accuracy, best_samples: the winner.
+    losses, scores, accuracy, classification, evolution, samples, filmstrip: the best MAX_PANELS arms, with bands over
+    their seeds; objective and ranking: the objective's curve and every seed's value. best_losses, best_accuracy,
+    best_samples: the winner.
     """
     shown = [s for s in standings if any(t.step for t in s.arm.trials)][:MAX_PANELS]
     if not shown:
@@ -43,15 +58,36 @@ def write_study_plots(files: StudyFiles, standings: list[Standing]) -> dict[str,
     out = files.pictures
     written = {
         "losses": plot_losses(out / "losses.png", panels),
+        "scores": plot_scores(out / "scores.png", panels),
         "accuracy": plot_accuracy(out / "accuracy.png", panels),
+        "classification": plot_classification(out / "classification.png", panels),
+        "evolution": plot_evolution(out / "evolution.png", panels),
     }
+    floor_of = f"{objective.metric}_floor"
+    floors = {f"{s.finals[floor_of]:.6g}": s.finals[floor_of] for s in shown if floor_of in s.finals}
+    floor = next(iter(floors.values())) if len(floors) == 1 else None  # arms may have images of their own
+    if any(objective.metric in seed for seeds in panels.values() for seed in seeds):
+        written["objective"] = metric_curves(out / "objective.png", objective.metric, panels, floor)
+    if values := {s.arm.label: list(s.by_seed.values()) for s in shown if s.by_seed}:
+        written["ranking"] = dots(out / "ranking.png", objective.metric, values, floor, mode=objective.mode)
+    trials = {s.arm.label: s.best_trial or s.arm.trials[0] for s in shown}
     grids = {
-        s.arm.label: files.trial(trial.key) / trial.picture
-        for s in shown
-        if (trial := s.best_trial or s.arm.trials[0]).picture
+        label: files.trial(trial.key) / picture
+        for label, trial in trials.items()
+        if (picture := trial.picture_at(objective) or trial.picture)
     }
     if grids:
         written["samples"] = picture_sheet(out / "samples.png", grids)
+        rows = {
+            label: {
+                step: files.trial(trial.key) / path
+                for step, path in trial.pictures.get("samples/fixed", {}).items()
+            }
+            for label, trial in trials.items()
+        }
+        written["filmstrip"] = filmstrip(
+            out / "filmstrip.png", {label: steps for label, steps in rows.items() if steps}
+        )
     best = shown[0]
     if best.best_trial is not None:
         alone = {best.arm.label: panels[best.arm.label]}

@@ -114,7 +114,7 @@ def _find_trial(files: StudyFiles, records: Records, wanted: str | None) -> Tria
 
 
 def _checkpoints(files: StudyFiles, trial: TrialRecord) -> list[Path]:
-    from trials.checkpoints import best_checkpoint, checkpoints
+    from trials.kept import best_checkpoint, checkpoints
 
     directory = files.trial(trial.key) / "checkpoints"
     best = best_checkpoint(directory)

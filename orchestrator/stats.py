@@ -105,7 +105,9 @@ def paired(a: Seeds, b: Seeds, level: float = LEVEL) -> Difference | None:
     if bounds is None:
         return None
     mean, sd, n = fmean(differences), stdev(differences), len(seeds)
-    p = 2 * t_tail(abs(mean) / sd * math.sqrt(n), n - 1) if sd else float(mean == 0)
+    # Of differences that are all the same, as those of metrics with few values can be, t would be sure at once: the
+    # sign test is not.
+    p = 2 * t_tail(abs(mean) / sd * math.sqrt(n), n - 1) if sd else 0.5 ** (n - 1) if mean else 1.0
     return Difference(n=n, mean=mean, sd=sd, low=bounds[0], high=bounds[1], p=p)
 
 

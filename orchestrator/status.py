@@ -15,6 +15,7 @@ from orchestrator.journal import read
 from orchestrator.leaderboard import Standing, leaderboard
 from orchestrator.records import Records, replay
 from orchestrator.study import StudySpec
+from trials.kept import best_checkpoint, checkpoints
 from trials.reports import State
 
 Cells = dict[str, object]
@@ -115,21 +116,28 @@ def trial_rows(files: StudyFiles) -> list[Cells]:
 
 
 def best_files(files: StudyFiles, standings: list[Standing]) -> dict[str, Path]:
-    """Plots of the study and the best trial's grid and newest checkpoint, those that exist.
+    """Plots of the study, and the best trial's grid and checkpoint at the value it counts with, those that exist.
 
-    `earlier_checkpoint`: the one that `remove_last_epochs` keeps.
+    `last_checkpoint`: the newest one, where it is another; `earlier_checkpoint`: the one of `remove_last_epochs`.
     """
     found = {path.stem: path for path in sorted(files.pictures.glob("*.png"))}
     trial = standings[0].best_trial if standings else None
     if trial is not None:
-        spec = trial_spec(load_definition(files), standings[0].values, trial.seed, "")
+        study = load_definition(files)
+        spec, objective = trial_spec(study, standings[0].values, trial.seed, ""), study.objective
         directory = files.trial(trial.key)
-        if trial.picture:
-            found["best_samples"] = directory / trial.picture
-        checkpoints = sorted((directory / "checkpoints").glob("step_*[0-9]"))
-        if checkpoints:
-            found["best_checkpoint"] = checkpoints[-1]
-        for path in checkpoints[:-1]:
+        if picture := trial.picture_at(objective):
+            found["best_samples"] = directory / picture
+        newest_first = checkpoints(directory / "checkpoints")
+        at_best = objective.metric == spec.judged_by[0] and objective.at == "best"
+        best = (best_checkpoint(directory / "checkpoints") if at_best else None) or next(
+            iter(newest_first), None
+        )
+        if best is not None:
+            found["best_checkpoint"] = best
+        if newest_first and newest_first[0] != best:
+            found["last_checkpoint"] = newest_first[0]
+        for path in newest_first[1:]:
             if int(path.name.removeprefix("step_")) in spec.keep_steps:
                 found["earlier_checkpoint"] = path
     return found

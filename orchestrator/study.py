@@ -16,6 +16,7 @@ import models
 from models import Param, Value
 from orchestrator._fields import (
     BUDGETS,
+    LEAST_EVALUATED,
     MAX_ARMS,
     NAME_PATTERN,
     Choices,
@@ -33,7 +34,7 @@ from orchestrator.errors import Problem
 from trials import schedule
 from trials.datasets import DATASETS
 from trials.options import TRAINING, conflicts, resolve_training, unused
-from trials.reports import OBJECTIVES, OF_CLASSES, OF_GALLERY, OF_HELD_OUT
+from trials.reports import AT_THE_END, OBJECTIVES, OF_CLASSES, OF_GALLERY, OF_HELD_OUT
 from trials.spec import batches_per_epoch
 
 MOST_CORNERS = 3000
@@ -190,7 +191,13 @@ def _evaluate_problems(study: StudySpec) -> Found:
             ("evaluate", "features"),
             f"{dataset.source.label} has no labels to train a classifier on; use imagenet, or random to try a run",
         )
-    if n is not None and (study.evaluate.samples or 0) > n // 2:
+    if n is not None and evaluations(study) and n < 2 * LEAST_EVALUATED:
+        yield (
+            ("dataset",),
+            f"{n} images are too few to judge by, at least {2 * LEAST_EVALUATED} are needed; "
+            "or set evaluate.count to 0",
+        )
+    elif n is not None and (study.evaluate.samples or 0) > n // 2:
         yield (
             ("evaluate", "samples"),
             f"must be at most half of the dataset, {n // 2} (got {study.evaluate.samples})",
@@ -268,7 +275,8 @@ def _measured_problems(study: StudySpec) -> Found:
 
 def _lack(study: StudySpec, metric: str) -> str | None:
     """What a metric of evaluations would need, in words; None when there it is."""
-    if metric in OF_CLASSES and features(study) != "classifier":
+    unseen = study.dataset.folder is not None and study.dataset.n_classes is None
+    if metric in OF_CLASSES and features(study) != "classifier" and not unseen:
         return f"in features of kind {features(study)}: it needs a classifier, so a dataset with labels"
     if metric == "class_fidelity" and not models.preset(study.model).conditional:
         return f"of {study.model}, which cannot be asked for a class"
@@ -450,11 +458,14 @@ def _option_problems(study: StudySpec) -> Found:
         for name, message in (*conflicts(preset, values, given), *_growth_problems(study, values)):
             found.setdefault(name, message)
         n_evaluations = evaluations(study)
-        if n_evaluations <= int(values["patience"]):
+        if 0 < int(values["patience"]) >= n_evaluations:
             found.setdefault("patience", f"is never used up by {n_evaluations} evaluations of evaluate.count")
         finals = [o.metric for o in study.objectives if o.metric.startswith("final/")]
         if values["patience"] and finals:
             found.setdefault("patience", f"a trial that ends early has no {finals[0]}; choose eval/fd")
+        at_end = [o.metric for o in study.objectives if o.metric.removeprefix("eval/") in AT_THE_END]
+        if values["patience"] and at_end:
+            found.setdefault("patience", f"{at_end[0]} is measured at the end only; choose eval/fd")
     for name, message in found.items():
         section = "space" if name in study.space else "fixed"
         yield (

@@ -118,7 +118,7 @@ def _run(sweep: Sweep, backend: Backend, facts: dict[str, str], console: Console
             with _stop_on_signal(sweep, console) as interrupted, Progress(sweep, console):
                 backend.run(sweep)
         standings = leaderboard(sweep.records, *sweep.study.objectives)
-        pictures = results.write_study_plots(sweep.files, standings)
+        pictures = results.write_study_plots(sweep.files, standings, sweep.study.objective)
         results.write_table(sweep.files.leaderboard, standings)
     finally:  # also when Ray does not start: what ran is recorded, and MLflow learns that it stopped
         state = sweep.end()
@@ -203,23 +203,27 @@ def prepare_features(
     from trials.evaluation import prepare_extractor
 
     found: dict[str, str] = {}
+    seen: set[tuple[str, int | None, str]] = set()
     for arm in study.arms or [""]:
         point: dict[str, Value] = {"arm": arm} if arm else {}
         prepared = datasets[arms.resolved(study, point).dataset.source]
         spec = arms.trial_spec(study, point, study.seeds[0], prepared.digest)
-        if not spec.eval_steps or spec.dataset in found:
+        this = (spec.dataset_digest, spec.size, spec.features)
+        if not spec.eval_steps or this in seen:
             continue
-        with console.status(f"features of {spec.dataset}") as shown:
+        seen.add(this)
+        label = spec.dataset if spec.size is None else f"{spec.dataset}, averaged to {spec.size}"
+        with console.status(f"features of {label}") as shown:
             try:
                 extractor = prepare_extractor(
                     spec, prepared.images, prepared.labels, features_directory(), shown.update
                 )
             except (ValueError, DatasetError) as error:
                 raise UsageError(f"images of {spec.dataset} cannot be compared: {error}") from error
-        found[spec.dataset] = extractor.name
+        found[label] = extractor.name
         if extractor.accuracy is not None:
-            found[spec.dataset] += f", right about {extractor.accuracy:.2%} of held-out images"
-        console.print(f"[dim]features of {spec.dataset}: {found[spec.dataset]}[/dim]", highlight=False)
+            found[label] += f", right about {extractor.accuracy:.2%} of held-out images"
+        console.print(f"[dim]features of {label}: {found[label]}[/dim]", highlight=False)
     return {FEATURES: json.dumps(found)} if found else {}
 
 

@@ -77,6 +77,7 @@ from orchestrator.leaderboard import Standing, leaderboard
 from orchestrator.records import Records, TrialRecord
 from orchestrator.study import Choices, Objective, Range, StudySpec, axes
 from trials.errors import CheckpointError
+from trials.kept import best_checkpoint, checkpoints
 from trials.reports import TRAIN_METRICS, State
 from trials.spec import TrialSpec
 
@@ -586,7 +587,9 @@ class MlflowSink:
         if event.detail:
             self._api.log_text(run, event.detail, f"logs/attempt-{event.attempt}.txt")
         if state.is_final:
-            for checkpoint in sorted((self._files.trial(trial.key) / "checkpoints").glob("step_*[0-9]"))[-1:]:
+            kept = self._files.trial(trial.key) / "checkpoints"
+            wanted = [*checkpoints(kept)[:1], best_checkpoint(kept)]
+            for checkpoint in dict.fromkeys(path for path in wanted if path is not None):
                 self._api.log_artifacts(run, str(checkpoint), f"checkpoints/{checkpoint.name}")
         status = RUN_STATUS[state]
         if status == "SCHEDULED":
@@ -716,7 +719,7 @@ def _write_generator(directory: Path, spec: TrialSpec, key: str, trial_directory
     """
     import torch  # here: `gan-sweep ui` does without
 
-    from trials.checkpoints import best_checkpoint, checkpoints, load
+    from trials.checkpoints import load
 
     kept = trial_directory / "checkpoints"
     newest = checkpoints(kept)

@@ -9,7 +9,6 @@ A directory with the final name is complete: it was written under another name, 
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
@@ -22,6 +21,7 @@ from typing import Any
 import torch
 
 from trials.errors import CheckpointError, FencedError
+from trials.kept import best_checkpoint, checkpoints, was_best
 
 FORMAT = 2
 
@@ -52,10 +52,11 @@ class CheckpointStore:
     def save(self, state: dict[str, Any], step: int, *, best: bool = False) -> Path:
         """Write a checkpoint; on return it is durable. Raises FencedError when a newer attempt exists.
 
-        `best`: no checkpoint before it was better.
+        `best`: no checkpoint before it was better. One of the same step that was saved as such stays the best.
         """
         self._check_fence()
         final = self.directory / f"step_{step:09d}"
+        best = best or was_best(final)
         temporary = self.directory / f"{final.name}.tmp-{self.attempt}"
         temporary.mkdir()
         with open(temporary / "state.pt", "wb") as file:
@@ -112,20 +113,6 @@ class CheckpointStore:
             return
         if newest > self.attempt:
             raise FencedError(f"attempt {self.attempt} of trial {self.key} was replaced by attempt {newest}")
-
-
-def checkpoints(directory: Path) -> list[Path]:
-    """The complete checkpoints of a trial's directory of them, the newest first; unchecked."""
-    return sorted((p for p in directory.glob("step_*") if ".tmp-" not in p.name), reverse=True)
-
-
-def best_checkpoint(directory: Path) -> Path | None:
-    """The newest of the checkpoints that were saved as the best so far, or None."""
-    for path in checkpoints(directory):
-        with contextlib.suppress(OSError, ValueError, AttributeError):
-            if json.loads((path / "manifest.json").read_text()).get("best"):
-                return path
-    return None
 
 
 def load(path: Path, key: str | None, device: torch.device) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """Judges a generator: N generated images against N real ones, in features and in pixels.
 
 The latents, the real images and the held-out real ones that give the floor are the same in every trial, and nothing
-here draws from a generator of random numbers that training uses. What is of real images alone is computed once a
-process, and their features once a machine.
+here draws from a generator of random numbers that training uses. The features of real images are computed once a
+machine, and most of what is of real images alone once a process.
 
 Axes: N images of an evaluation, C channels, H height, W width, F features, K classes.
 """
@@ -20,12 +20,16 @@ from models import Gan
 from trials import metrics
 from trials.data import Images, resident, resident_images, to_pixels
 from trials.features import Extractor, Features, cached_features, load_extractor
-from trials.samples import FIXED_NOISE_SEED, generate, quantised
+from trials.samples import FIXED_NOISE_SEED, generate, quantised, score
 from trials.spec import TrialSpec, digest
 from trials.step import pyramid
 
 MOST_SHARES = 20
 """Of a dataset with more classes, single classes are not logged."""
+MOST_SEARCHED = 60_000
+"""Training images among which neighbours are looked for."""
+MOST_LOOKED_UP, MOST_PIXELS = 2000, 1000
+"""Images whose neighbours are looked for, in features and in pixels."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +41,14 @@ class _Real:
     features: Features
     moments: metrics.Moments
     projected: Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Neighbours:
+    """`metrics`: eval/ metrics by name. `distances`: to the nearest image in pixels, by kind, for a histogram."""
+
+    metrics: dict[str, float]
+    distances: dict[str, list[float]]
 
 
 class Evaluator:
@@ -58,18 +70,19 @@ class Evaluator:
         if 2 * n > len(images.pixels):
             raise ValueError(f"eval_samples {n} is more than half of the {len(images.pixels)} images")
         self.n, self.extractor, self._directory = n, extractor, directory
+        self._trained_on, self._size = images, spec.size
+        self._searched: tuple[Tensor, Features] | None = None
+        self._lookups: dict[str, Tensor] = {}
         self._held_out = None if held_out is None else held_out.sized(spec.size)
         self._facts = (spec.dataset_digest, spec.limit, spec.hold_out, spec.size, n, extractor.name)
         chosen = torch.randperm(len(images.pixels), generator=torch.Generator().manual_seed(FIXED_NOISE_SEED))
         first, second = chosen[: 2 * n].to(device).split(n)
         self.real = self._known(images.some(first).sized(spec.size), "real")
-        other = self._known(images.some(second).sized(spec.size), "held out")
+        other = self._other = self._known(images.some(second).sized(spec.size), "held out")
+        self._rest = torch.ones(min(len(images.pixels), MOST_SEARCHED), dtype=torch.bool, device=device)
+        self._rest[second[second < len(self._rest)]] = False
         self._texture = metrics.texture(_unit(self.real.images))
         self._radii = metrics.radii(self.real.features.vectors)
-        self._neighbour = float(
-            metrics.nearest(other.features.vectors, self.real.features.vectors).median().clamp_min(1e-12)
-        )
-        """Median distance of a held-out real image to the nearest real one."""
         self.floors = {
             "fd_floor": metrics.frechet_distance(other.moments, self.real.moments),
             "kid_floor": metrics.kernel_distance(other.features.vectors, self.real.features.vectors)[0],
@@ -135,7 +148,6 @@ class Evaluator:
             "density": manifold.density,
             "coverage": manifold.coverage,
             "diversity": metrics.diversity(vectors, real),
-            "nn_train_ratio": float(metrics.nearest(vectors, real).median()) / self._neighbour,
             "swd": metrics.projected_distance(projected, self.real.projected),
         }
 
@@ -147,16 +159,51 @@ class Evaluator:
             "swd_raw": metrics.projected_distance(projected, self.real.projected),
         }
 
+    @property
+    def searched(self) -> tuple[Tensor, Features]:
+        """All images trained on, at most MOST_SEARCHED, (n, C, H, W) uint8 at the size trained on; their features."""
+        if self._searched is None:
+            some = Images(self._trained_on.pixels[:MOST_SEARCHED]).sized(self._size).pixels
+            key = digest([*self._facts, "all"])
+            self._searched = some, cached_features(self.extractor, some, key=key, directory=self._directory)
+        return self._searched
+
     @torch.no_grad()
-    def neighbours(self, gan: Gan, shown: nn.Module) -> dict[str, float]:
-        """How near images of `shown` come to each other and to real ones, in pixels; eval/ metrics by name."""
-        made = generate(gan, shown, self.n, FIXED_NOISE_SEED + 1, self.real.images.device)
-        fake, real = _unit(quantised(made)).flatten(1), _unit(self.real.images).flatten(1)
-        among_real = metrics.nearest(real, real, same=True).median().clamp_min(1e-12)
-        return {
-            "eval/nn_fake_fake": float(metrics.nearest(fake, fake, same=True).median() / among_real),
-            "eval/nn_real_fake": float(metrics.nearest(fake, real).min() / among_real),
-        }
+    def neighbours(self, gan: Gan, shown: nn.Module) -> Neighbours:
+        """How near images of `shown` come to each other and to the images that it was trained on.
+
+        Compared with other real images, which too are looked for among the rest of the training images.
+        """
+        fake = quantised(generate(gan, shown, self.n, FIXED_NOISE_SEED + 1, self.real.images.device))
+        trained, features = self.searched
+        known = features.vectors[self._rest]
+        some = _unit(trained[self._rest]).flatten(1)
+        some = some[: max(MOST_PIXELS, int(2e8) // some.shape[1])]
+        if not self._lookups:
+            other, reference = (
+                _unit(found.images[:MOST_PIXELS]).flatten(1) for found in (self._other, self.real)
+            )
+            self._lookups = {
+                "features": metrics.nearest(self._other.features.vectors[:MOST_LOOKED_UP], known),
+                "pixels": metrics.nearest(other, some),
+                "among": metrics.nearest(reference, reference, same=True),
+            }
+        vectors, mine = self.extractor(fake[:MOST_LOOKED_UP]).vectors, _unit(fake[:MOST_PIXELS]).flatten(1)
+        to_real, among = metrics.nearest(mine, some), metrics.nearest(mine, mine, same=True)
+        typical = {name: float(found.median().clamp_min(1e-12)) for name, found in self._lookups.items()}
+        return Neighbours(
+            metrics={
+                "eval/nn_train_ratio": float(metrics.nearest(vectors, known).median()) / typical["features"],
+                "eval/nn_fake_fake": float(among.median()) / typical["among"],
+                "eval/nn_real_fake": float(to_real.min()) / typical["pixels"],
+            },
+            distances={
+                "real to training image": self._lookups["pixels"].tolist(),
+                "generated to training image": to_real.tolist(),
+                "real to real": self._lookups["among"].tolist(),
+                "generated to generated": among.tolist(),
+            },
+        )
 
     def _classes(
         self, fake: Tensor, probabilities: Tensor, asked: Tensor | None
@@ -166,11 +213,10 @@ class Evaluator:
         assert real is not None
         found = metrics.class_metrics(probabilities, real)
         called = probabilities.argmax(1)
-        pixels = _unit(fake).flatten(1), _unit(self.real.images).flatten(1)
+        pixels = [_unit(images[:MOST_LOOKED_UP]).flatten(1) for images in (fake, self.real.images)]
         real_classes = real.argmax(1) if self.real.classes is None else self.real.classes
-        spread = metrics.intra_class_diversity(
-            pixels[0], called if asked is None else asked, pixels[1], real_classes
-        )
+        theirs = (called if asked is None else asked)[:MOST_LOOKED_UP]
+        spread = metrics.intra_class_diversity(pixels[0], theirs, pixels[1], real_classes[:MOST_LOOKED_UP])
         if spread is not None:  # there is a class with two images of either kind
             found["intra_class_diversity"] = spread
         n_classes = probabilities.shape[1]
@@ -201,15 +247,15 @@ class Evaluator:
 
 
 def _judged(gan: Gan, images: Tensor, labels: Tensor | None) -> Tensor:
-    """D's logits (N,) of uint8 images, in evaluation mode."""
+    """D's scores (N,) of uint8 images, in evaluation mode."""
     net = gan.discriminator
     was_training = net.training
     net.eval()
     scores = []
     for i in range(0, len(images), 500):
         x = to_pixels(images[i : i + 500], gan.pixels)
-        asked = [labels[i : i + 500]] if gan.n_classes and labels is not None else []
-        scores.append(net(pyramid(x, gan.scales) if gan.scales else x, *asked))
+        asked = (labels[i : i + 500],) if gan.n_classes and labels is not None else ()
+        scores.append(score(net, pyramid(x, gan.scales) if gan.scales else x, asked))
     net.train(was_training)
     return torch.cat(scores)
 

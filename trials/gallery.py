@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from models import Gan
-from models._layers import MinibatchStddev
 from trials.data import to_unit
 from trials.pictures import GREY, animate, captioned, grid, pairs, write_gif, write_png
 from trials.reports import Picture
+from trials.samples import fixed_latents, quantised, score
 from trials.spec import TrialSpec, stream_seed
 
 if TYPE_CHECKING:
@@ -102,7 +102,8 @@ def draw_gallery(
                     studio.most_confident(images, fake_features.probabilities)
         if gan.n_classes:
             studio.classes()
-            studio.classes_animated()
+            if gan.n_classes <= MAX_CLASSES:
+                studio.classes_animated()
         studio.training()
         studio.loop()
     return studio.gallery
@@ -125,8 +126,7 @@ class _Studio:
 
     def latents(self, name: str, n: int) -> Tensor:
         """(n, Z) of the stream `name`, the same in every trial of every study."""
-        noise = torch.Generator(self.device).manual_seed(stream_seed(0, "gallery", name))
-        return self.gan.latent(n, noise)
+        return fixed_latents(self.gan, n, stream_seed(0, "gallery", name), self.device)
 
     def make(self, latents: Tensor, classes: Tensor | None = None) -> Tensor:
         """(N, C, H, W) in [0, 1], possibly not finite.
@@ -141,8 +141,8 @@ class _Studio:
         """Images (N, C, H, W), and their scores (N,) by the discriminator."""
         images, scores = [], []
         for made, labels in self.outputs(latents, classes, batch):
-            images.append(_uint8(self.unit(made)))
-            scores.append(_scores(self.gan.discriminator, made, labels))
+            images.append(quantised(self.unit(made)))
+            scores.append(score(self.gan.discriminator, made, labels))
         return torch.cat(images), torch.cat(scores)
 
     def outputs(
@@ -250,7 +250,7 @@ class _Studio:
         images, scores = self.make_scored(z[:first])
         if first < self.n:
             classes = self.cycle(self.n)[first:] if self.gan.n_classes else None
-            others = [_uint8(self.unit(made)) for made, _ in self.outputs(z[first:], classes)]
+            others = [quantised(self.unit(made)) for made, _ in self.outputs(z[first:], classes)]
             images = torch.cat((images, *others))
         return images, scores
 
@@ -258,6 +258,8 @@ class _Studio:
         """Shares of the classes, by the classifier's probabilities (N, K) and (M, K)."""
         from trials.plots import plot_classes  # matplotlib: only where there is something to plot
 
+        if fake.shape[1] > MAX_CLASSES:
+            return  # nobody could read it
         counts = [p.argmax(1).bincount(minlength=p.shape[1]).tolist() for p in (fake, real)]
         plot_classes(self.file("classes/histogram", "png"), *counts)
         self.note("classes/histogram", "png")
@@ -278,7 +280,7 @@ class _Studio:
         shown = min(MAX_CLASSES, self.gan.n_classes)
         z = self.latents("classes", PER_CLASS).repeat_interleave(shown, 0)
         images = self.make(z, torch.arange(shown, device=self.device).repeat(PER_CLASS))
-        self._class_columns(_uint8(images), shown)
+        self._class_columns(quantised(images), shown)
 
     def _class_columns(self, images: Tensor, shown: int) -> None:
         sheet = grid(images.cpu().numpy(), columns=shown)
@@ -403,19 +405,6 @@ def _limits(latents: Tensor) -> tuple[float, bool]:
     return (largest, True) if largest < 2 * sd else (3.0, False)
 
 
-def _scores(discriminator: nn.Module, made: Images, labels: tuple[Tensor, ...]) -> Tensor:
-    """(N,) of what a generator made, which with multi-scale gradients is an image of every scale."""
-    groups = [layer.group for layer in discriminator.modules() if isinstance(layer, MinibatchStddev)]
-    inputs = [made] if isinstance(made, Tensor) else list(made)
-    n, group = len(inputs[0]), max(groups, default=0) or 1
-    padded = torch.arange(-(-n // group) * group, device=inputs[0].device) % n  # groups must be full
-    inputs = [x[padded] for x in inputs]
-    scores: Tensor = discriminator(
-        inputs[0] if isinstance(made, Tensor) else tuple(inputs), *(x[padded] for x in labels)
-    )
-    return scores[:n]
-
-
 @contextmanager
 def _evaluating(*nets: nn.Module) -> Iterator[None]:
     """Every module in evaluation mode, and each back in its own one afterwards."""
@@ -435,13 +424,8 @@ def _grids(directory: Path, step: int) -> list[Path]:
     return [path for at, path in sorted(found.items()) if at <= step]
 
 
-def _uint8(images: Tensor) -> Tensor:
-    """Images in [0, 1] in 256 steps; what is not finite is black."""
-    return images.nan_to_num().mul(255).round().to(torch.uint8)
-
-
 def _pixels(images: Tensor) -> NDArray[np.uint8]:
-    return _uint8(images).cpu().numpy()
+    return quantised(images).cpu().numpy()
 
 
 def _flat(images: Tensor) -> Tensor:

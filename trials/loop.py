@@ -129,7 +129,8 @@ def training(
         bad = sorted(name for name, value in metrics.items() if not _finite(value))
         if last and not bad:
             began = clock()
-            pictures += _finish(spec, state, judge, directory, metrics)
+            drawn, said = _finish(spec, state, images, judge, directory, metrics)
+            pictures, notes = [*pictures, *drawn], [*notes, *said]
             metrics["perf/gallery_s"] = clock() - began
         if metrics:
             rows.append(Row(step=state.step, metrics={n: v for n, v in metrics.items() if n not in bad}))
@@ -164,21 +165,42 @@ def _is_best(spec: TrialSpec, state: TrainState, metrics: Mapping[str, float]) -
 
 
 def _finish(
-    spec: TrialSpec, state: TrainState, judge: Judge, directory: Path, metrics: dict[str, float]
-) -> list[Picture]:
-    """What is looked at once, at the end: nearest neighbours, and the gallery. Adds to `metrics`."""
-    if not spec.eval_steps:
-        return []
-    judged = judge()
-    metrics |= judged.neighbours(state.gan, state.shown)
+    spec: TrialSpec,
+    state: TrainState,
+    images: Tensor,
+    judge: Judge,
+    directory: Path,
+    metrics: dict[str, float],
+) -> tuple[list[Picture], list[str]]:
+    """What is looked at once, at the end: nearest neighbours, and the gallery. Adds to `metrics`.
+
+    Returns pictures and notes: a trial that is trained does not fail for a picture.
+    """
+    extractor, features = None, None
+    if spec.eval_steps:
+        judged = judge()
+        near = judged.neighbours(state.gan, state.shown)
+        metrics |= near.metrics
+        extractor, (images, features) = judged.extractor, judged.searched
+    elif spec.gallery:
+        images = Images(images[: spec.eval_samples]).sized(spec.size).pixels
     if not spec.gallery:
-        return []
-    gallery = draw_gallery(
-        spec, state.gan, state.shown, directory, real=judged.real.images, extractor=judged.extractor,
-        step=state.step, device=judged.real.images.device, real_features=judged.real.features,
-    )  # fmt: skip
+        return [], []
+    try:
+        gallery = draw_gallery(
+            spec, state.gan, state.shown, directory, real=images, extractor=extractor, step=state.step,
+            device=images.device, real_features=features,
+        )  # fmt: skip
+        pictures = gallery.pictures
+        if spec.eval_steps:
+            from trials.plots import nearest_distances  # matplotlib: at the end only
+
+            path = nearest_distances(directory / "gallery" / "neighbours_distances.png", near.distances)
+            pictures.append(Picture(key="neighbours/distances", step=state.step, path=f"gallery/{path.name}"))
+    except (OSError, ValueError, RuntimeError) as error:
+        return [], [f"the gallery could not be drawn: {type(error).__name__}: {error}".splitlines()[0]]
     metrics |= {f"eval/{name}": value for name, value in gallery.metrics.items()}
-    return gallery.pictures
+    return pictures, []
 
 
 def _out_of_patience(spec: TrialSpec, state: TrainState) -> bool:

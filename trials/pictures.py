@@ -194,12 +194,16 @@ def _palette(frames: Sequence[Picture]) -> Image.Image:
 def animate(path: Path, pictures: Iterable[Path], *, ms: int = 125, last_ms: int = 1500) -> bool:
     """Write the PNGs as one GIF: at most MAX_FRAMES, evenly chosen, shrunk to MAX_SIDE where larger.
 
-    Those of another size than the last are left out. False, and no file, with fewer than two.
+    Those of another size than the last are left out, and those that cannot be read. False, and no file, with fewer
+    than two.
     """
     frames = []
     for picture in evenly(list(pictures), MAX_FRAMES):
-        with Image.open(picture) as image:
-            shown = image.convert("RGB")
+        try:
+            with Image.open(picture) as image:
+                shown = image.convert("RGB")
+        except (OSError, ValueError):  # deleted or damaged meanwhile
+            continue
         if max(shown.size) > MAX_SIDE:
             shown = ImageOps.contain(shown, (MAX_SIDE, MAX_SIDE), Image.Resampling.BOX)
         frames.append(np.asarray(shown))

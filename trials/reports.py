@@ -49,9 +49,9 @@ EVAL_METRICS: Mapping[str, str] = MappingProxyType(
         "row_jaggedness": "vertical over horizontal neighbour differences, over the same of real images",
         "checkerboard": "power at the highest spatial frequencies over that of real images",
         "spectrum_distance": "distance of the high spatial frequencies' power to that of real images, decades",
-        "nn_train_ratio": "median distance to the nearest real image over that of held-out real ones, in the features",
+        "nn_train_ratio": "median distance to the nearest training image over that of other real ones, in the features",
         "nn_fake_fake": "median pixel distance to the nearest other generated image, over that among real ones",
-        "nn_real_fake": "least pixel distance to a real image, over the median among real ones",
+        "nn_real_fake": "least pixel distance to a training image, over the median among real ones",
         "memorisation": "discriminator's accuracy on training images minus that on held-out ones",
         "d_holdout_gap": "mean D(x) on training images minus that on held-out ones",
         "path_step_ratio": "largest over median distance between neighbours on latent paths",
@@ -60,7 +60,7 @@ EVAL_METRICS: Mapping[str, str] = MappingProxyType(
     }
 )
 """Logged as eval/NAME at the evaluations, by the trials that have them. Floors are logged once, at the first
-evaluation; nn_fake_fake, nn_real_fake and what is of paths at the last one."""
+evaluation; those of nearest neighbours and of paths at the last one."""
 
 OF_CLASSES = frozenset({"class_tv", "class_kl", "chi2_p", "modes", "ambiguous", "classifier_confidence",
                         "inception_score", "class_fidelity", "intra_class_diversity"})  # fmt: skip
@@ -69,6 +69,9 @@ OF_HELD_OUT = frozenset({"memorisation", "d_holdout_gap"})
 """Those that need images held out from training."""
 OF_GALLERY = frozenset({"path_step_ratio", "walk_dip_smooth", "walk_dip_rough"})
 """Those that the gallery measures."""
+
+AT_THE_END = OF_GALLERY | {"nn_fake_fake", "nn_real_fake", "nn_train_ratio"}
+"""Those that are measured after the last step only."""
 
 FINAL_SHARE = 0.1
 """final/NAME is the mean of train/NAME over this last share of training."""

@@ -228,3 +228,11 @@ def test_a_tie_is_told_with_the_seeds_that_would_end_it() -> None:
     assert needed is not None
     assert found.more_seeds == needed - 3
     assert found.words == f"tied with the best (3 common seeds; about {needed - 3} more would tell)"
+
+
+@pytest.mark.parametrize(("n", "verdict"), [(2, "tied"), (5, "tied"), (6, "apart")])
+def test_differences_that_are_all_the_same_are_not_certain_from_few_seeds(n: int, verdict: str) -> None:
+    values = {"a": {seed: 9.0 for seed in range(n)}, "b": {seed: 10.0 for seed in range(n)}}
+    (found,) = compare(values, "min")
+    assert found.verdict == verdict
+    assert found.p == pytest.approx(2 * 0.5**n)

@@ -32,6 +32,8 @@ from orchestrator.testing import tiny_study
 from trials.data import prepare
 from trials.options import TRAINING
 
+UNLABELLED = {"folder": "x", "size": 28, "n_images": 99, "n_classes": 0}
+
 
 def spec(**fields: Any) -> StudySpec:
     return StudySpec.model_validate(
@@ -46,6 +48,13 @@ def found(study: StudySpec, broken: Sequence[KeyPath] = ()) -> dict[KeyPath, str
 def test_a_plain_study_has_no_problems() -> None:
     assert found(spec()) == {}
     assert found(spec(space={}, fixed={})) == {}
+    assert found(spec(evaluate={"count": 0}, objective={"metric": "final/g_loss"})) == {}
+    folder = {"folder": "x", "size": 28, "channels": 1}  # which may turn out to have classes
+    assert found(spec(dataset=folder, objective={"metric": "eval/class_tv"})) == {}
+    assert (
+        found(spec(fixed={"ema": 0.9}, objective=[{"metric": "eval/fd_raw"}, {"metric": "eval/recall"}]))
+        == {}
+    )
 
 
 @pytest.mark.parametrize(
@@ -58,6 +67,23 @@ def test_a_plain_study_has_no_problems() -> None:
         ({"arms": {"a": {"fixed": {"lr_g": 1e-4}}, "b": {}, "c": {"fixed": {"lr": 2e-4}}}}, ("arms", "c"),
          "is the same as arm b"),
         ({"fixed": {"patience": 10}}, ("fixed", "patience"), "is never used up by 10 evaluations"),
+        ({"fixed": {"patience": 2}, "objective": {"metric": "eval/nn_train_ratio"}}, ("fixed", "patience"),
+         "eval/nn_train_ratio is measured at the end only; choose eval/fd"),
+        ({"evaluate": {"count": 0}}, ("objective", "metric"), "eval/fd is never measured: evaluate.count is 0"),
+        ({"dataset": {"name": "digits", "limit": 10}, "train": {"batch_size": 4}}, ("dataset",),
+         "10 images are too few to judge by, at least 16 are needed; or set evaluate.count to 0"),
+        ({"dataset": {"name": "digits", "limit": 40, "hold_out": 21}, "train": {"batch_size": 4}},
+         ("dataset", "hold_out"), "must be at most half of the images, 20 (got 21)"),
+        ({"dataset": UNLABELLED, "objective": {"metric": "eval/modes"}},
+         ("objective", "metric"), "eval/modes is not measured in features of kind imagenet"),
+        ({"objective": {"metric": "eval/class_fidelity"}}, ("objective", "metric"),
+         "of obs_mlp, which cannot be asked"),
+        ({"objective": {"metric": "eval/memorisation"}}, ("objective", "metric"), "set dataset.hold_out"),
+        ({"objective": {"metric": "eval/fd_raw"}}, ("objective", "metric"), "where ema is 0"),
+        ({"objective": {"metric": "eval/walk_dip_rough"}, "pictures": {"gallery": False}}, ("objective", "metric"),
+         "without pictures.gallery"),
+        ({"dataset": UNLABELLED, "evaluate": {"features": "classifier"}},
+         ("evaluate", "features"), "has no labels to train a classifier on"),
         ({"dataset": {"name": "lfwcrop", "stored": 64}}, ("dataset", "stored"), "needs size too"),
         ({"train": {"epochs": 1, "steps": 1}}, ("train", "steps"), "give either epochs or steps, not both"),
         ({"train": {"steps": 5}}, ("train", "log_every"), "training has 5 steps (got 20)"),

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import models
 from models import Gan
 from tests.trials.helpers import small_spec
 from trials.data import Images, resident
@@ -89,7 +90,7 @@ def measured(judged: Evaluator, gan: Gan, *, first: bool = False) -> dict[str, f
 def test_copies_of_the_real_images_are_at_no_distance_and_have_everything(tmp_path: Path) -> None:
     judged = judge(tmp_path)
     gan = gan_of(judged.real.images)
-    found = measured(judged, gan) | judged.neighbours(gan, gan.generator)
+    found = measured(judged, gan) | judged.neighbours(gan, gan.generator).metrics
     assert found["eval/fd"] == pytest.approx(0, abs=1e-6)
     assert found["eval/swd"] == pytest.approx(0, abs=1e-6)
     for name in (
@@ -104,6 +105,18 @@ def test_copies_of_the_real_images_are_at_no_distance_and_have_everything(tmp_pa
         assert found[f"eval/{name}"] == pytest.approx(1, rel=1e-4), name
     for name in ("nn_train_ratio", "nn_real_fake", "spectrum_distance"):
         assert found[f"eval/{name}"] == pytest.approx(0, abs=1e-4), name
+
+
+def test_copies_of_any_training_images_are_found_and_new_ones_are_not(tmp_path: Path) -> None:
+    judged = judge(tmp_path)
+    chosen = torch.randperm(len(REAL.pixels), generator=torch.Generator().manual_seed(FIXED_NOISE_SEED))
+    unseen = REAL.pixels[chosen[2 * N : 3 * N]]  # neither the reference nor the other real images
+    for copies, expected in ((unseen, 0.0), (judged.real.images, 0.0), (blobs(N, 2).pixels, 1.0)):
+        gan = gan_of(copies)
+        found = judged.neighbours(gan, gan.generator)
+        assert found.metrics["eval/nn_train_ratio"] == pytest.approx(expected, abs=0.1)
+        assert (found.metrics["eval/nn_real_fake"] < 1e-6) == (expected == 0)
+        assert {len(distances) for distances in found.distances.values()} == {N}
 
 
 def test_other_real_images_are_at_the_floor_and_one_image_is_a_collapse(tmp_path: Path) -> None:
@@ -152,6 +165,14 @@ def test_a_discriminator_that_knows_its_training_images_is_found_out(tmp_path: P
     assert memory["eval/d_holdout_gap"] - fair["eval/d_holdout_gap"] == pytest.approx(2, abs=1e-4)
     assert memory["eval/memorisation"] == pytest.approx(1, abs=0.05)
     assert fair["eval/memorisation"] == pytest.approx(0, abs=0.05)
+
+
+@pytest.mark.parametrize("group", [4, 8])
+def test_a_discriminator_that_looks_at_groups_judges_held_out_images_too(group: int, tmp_path: Path) -> None:
+    judged = judge(tmp_path, held_out=blobs(30, 3))  # 30 is no multiple of either
+    spec = small_spec("obs_mlp", minibatch_stddev=True, minibatch_stddev_group=group)
+    gan = models.build(spec.model, (1, 8, 8), spec.model_params)
+    assert math.isfinite(measured(judged, gan)["eval/d_holdout_gap"])
 
 
 def test_a_generator_beside_the_averaged_one_is_judged_as_raw(tmp_path: Path) -> None:
