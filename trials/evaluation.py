@@ -312,5 +312,5 @@ def extractor_of(
     images = (whole if spec.features == "classifier" else Images(whole.pixels[:1])).sized(spec.size)
     return load_extractor(
         spec.features, images.pixels, images.labels, digest=digest([spec.dataset_digest, spec.size]),
-        directory=directory, device=whole.pixels.device, progress=progress,
+        directory=directory, device=whole.pixels.device, progress=progress, dataset=spec.dataset,
     )  # fmt: skip
