@@ -8,7 +8,9 @@ from collections.abc import Mapping
 import models
 from models import Param, Value
 from orchestrator.study import (
+    Choices,
     Objective,
+    Range,
     StudySpec,
     axes,
     build_values,
@@ -74,6 +76,14 @@ def show(value: Value) -> str:
         if isinstance(value, bool)
         else str(value)
     )
+
+
+def axis_words(axis: Choices | Range) -> str:
+    """`0.001, 0.01`, or `1e-05 to 0.01, by magnitude`."""
+    if isinstance(axis, Choices):
+        return ", ".join(show(value) for value in axis.choices)
+    step = "" if axis.step is None else f", in steps of {show(axis.step)}"
+    return f"{show(axis.low)} to {show(axis.high)}{step}{', by magnitude' if axis.log else ''}"
 
 
 def identity(study: StudySpec) -> dict[str, object]:

@@ -9,9 +9,9 @@ import models
 from models import Value
 from orchestrator import arms
 from orchestrator.findings import count
-from orchestrator.plan import _changes, _dataset_words
+from orchestrator.plan import changes, dataset_words
 from orchestrator.reading import Reading
-from orchestrator.study import Choices, Range, StudySpec, image_shape, of_arm
+from orchestrator.study import StudySpec, image_shape, of_arm
 from trials.options import switched_on
 from trials.reports import EVAL_METRICS
 from trials.spec import TrialSpec
@@ -29,7 +29,6 @@ def facts(reading: Reading) -> list[tuple[str, str]]:
     study = reading.study
     each = [of_arm(study, name) for name in study.arms] or [study]
     steps = sorted({trial.steps for trial in reading.records.trials.values()})
-    specs = [spec for s in reading.standings[:1] if (spec := _spec(reading, s.arm.values))]
     length = " to ".join(f"{n:,}" for n in dict.fromkeys((*steps[:1], *steps[-1:])))
     goal = [
         f"{'lowest' if o.mode == 'min' else 'highest'} {o.metric}"
@@ -43,30 +42,36 @@ def facts(reading: Reading) -> list[tuple[str, str]]:
     ]
     found = [
         ("model", "; ".join(dict.fromkeys(f"{one.model} ({models.preset(one.model).doc})" for one in each))),
-        ("dataset", "; ".join(dict.fromkeys(_dataset_words(one) for one in each))),
+        ("dataset", "; ".join(dict.fromkeys(dataset_words(one) for one in each))),
         ("arms", f"{arms.arm_count(study)}, by {study.search.sampler}"),
         ("seeds", ", ".join(map(str, study.seeds))),
         ("length", f"{length} steps" if steps else "not known"),
         ("objective", "; ".join(goal)),
     ]
+    return found + [("evaluation", words) for words in _evaluations(reading)]
+
+
+def _evaluations(reading: Reading) -> list[str]:
+    """What trials are judged by, a line a dataset; none where there are no evaluations."""
+    study = reading.study
+    points: list[dict[str, Value]] = [{"arm": name} for name in study.arms] or [{}]
+    specs = [spec for point in points if (spec := _spec(reading, point)) and spec.eval_steps]
+    lines = dict[str, None]()
+    several = len({spec.dataset for spec in specs}) > 1
     for spec in specs:
-        judged = f"{count(spec.eval_samples, 'generated image')} against as many real ones"
-        found.append(("evaluation", f"{judged}, in the features of {FEATURES[spec.features]}"))
-    return found
-
-
-def axis_words(axis: Choices | Range) -> str:
-    """`0.001, 0.01`, or `1e-05 to 0.01, by magnitude`."""
-    if isinstance(axis, Choices):
-        return ", ".join(arms.show(value) for value in axis.choices)
-    step = f", in steps of {axis.step:g}" if axis.step else ""
-    return f"{axis.low:g} to {axis.high:g}{step}{', by magnitude' if axis.log else ''}"
+        real = f" of {spec.dataset}" if several else ""
+        network = reading.judge(spec)
+        lines[
+            f"{count(spec.eval_samples, 'generated image')} against as many real ones{real}, in the features of "
+            f"{FEATURES[spec.features]}{f' ({network})' if network else ''}"
+        ] = None
+    return list(lines)
 
 
 def named_arms(study: StudySpec) -> dict[str, str]:
     """What each named arm changes of the study."""
     return {
-        name: ", ".join(f"{key} {arms.show(value)}" for key, value in _changes(study, name).items())
+        name: ", ".join(f"{key} {arms.show(value)}" for key, value in changes(study, name).items())
         or "nothing"
         for name in study.arms
     }

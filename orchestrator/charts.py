@@ -23,9 +23,7 @@ from orchestrator.study import Choices, Range
 
 Figure = dict[str, Any]
 
-COLOURS = ("#00798c", "#d1495b", "#d9942a", "#2e933c", "#5e548e", "#8f2d56", "#6c757d", "#f4845f", "#4a8fc7",
-           "#7a9e1f", "#b08968", "#3d6b8e")  # fmt: skip
-"""Of arms; they can be told apart on white and on dark grey."""
+BAR = "#00798c"
 POINTS = 160
 """Of a curve: more cannot be seen at this width, and make the page large."""
 MOST_PAIRS = 3
@@ -196,10 +194,11 @@ def importance(
         return None
     import optuna
 
+    from orchestrator.search import distribution
+
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    distributions = {
-        name: _distribution(axis, [p.values[name] for p in points]) for name, axis in axes.items()
-    }
+    kinds = {name: int if all(isinstance(p.values[name], int) for p in points) else float for name in axes}
+    distributions = {name: distribution(axis, kinds[name]) for name, axis in axes.items()}
     study = optuna.create_study(direction="minimize" if mode == "min" else "maximize")
     for p in points:
         study.add_trial(
@@ -207,16 +206,6 @@ def importance(
         )
     evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
     return dict(optuna.importance.get_param_importances(study, evaluator=evaluator))
-
-
-def _distribution(axis: Choices | Range, values: Sequence[Value]) -> Any:
-    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-
-    if isinstance(axis, Choices):
-        return CategoricalDistribution(axis.choices)
-    if all(isinstance(value, int) for value in values):
-        return IntDistribution(int(axis.low), int(axis.high), log=axis.log, step=int(axis.step or 1))
-    return FloatDistribution(axis.low, axis.high, log=axis.log, step=axis.step)
 
 
 def importances(shares: Mapping[str, float]) -> Figure:
@@ -227,7 +216,7 @@ def importances(shares: Mapping[str, float]) -> Figure:
     layout["yaxis"] = {"automargin": True, "fixedrange": True}
     bars = {
         "type": "bar", "orientation": "h", "x": [_short(share) for _, share in ordered],
-        "y": [_text(name) for name, _ in ordered], "marker": {"color": COLOURS[0]}, "width": 0.6,
+        "y": [_text(name) for name, _ in ordered], "marker": {"color": BAR}, "width": 0.6,
         "texttemplate": "%{x:.0%}", "textposition": "outside", "hoverinfo": "skip", "cliponaxis": False,
     }  # fmt: skip
     return {"data": [bars], "layout": layout}

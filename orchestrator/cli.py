@@ -240,7 +240,7 @@ def best(study: StudyName = None, as_json: JsonOption = False) -> None:
             }
         )
         return
-    out.print(_leaderboard_table(standings, spec.objectives))
+    out.print(_leaderboard_table(standings, spec))
     _print_paths(paths)
 
 
@@ -433,7 +433,7 @@ def _show_results(done: Submitted, spec: StudySpec, as_json: bool) -> None:
         )
         return
     if any(standing.mean is not None for standing in done.standings):
-        out.print(_leaderboard_table(done.standings, spec.objectives))
+        out.print(_leaderboard_table(done.standings, spec))
     _print_paths({name: path for name, path in done.pictures.items() if name in SHOWN_PICTURES})
     if done.standings:
         out.print(f"         report  {program()} report {spec.name}", soft_wrap=True)
@@ -441,14 +441,16 @@ def _show_results(done: Submitted, spec: StudySpec, as_json: bool) -> None:
         out.print(open_words(url, UI_PORT), soft_wrap=True)
 
 
-def _leaderboard_table(standings: Sequence[Standing], objectives: Sequence[Objective]) -> Table:
-    objective = objectives[0]
+def _leaderboard_table(standings: Sequence[Standing], study: StudySpec) -> Table:
+    from orchestrator.reading import judged_on_different_images
+
+    objectives, objective = study.objectives, study.objective
+    several = judged_on_different_images(study, (s.values for s in standings))
     shown = {"final/g_loss": "G loss", "final/d_loss_mean": "D loss", "final/d_acc": "D acc"}
     if any("final/w_dist" in s.finals for s in standings):  # a critic's accuracy says nothing
         shown = {"final/g_loss": "G loss", "final/d_loss_mean": "D loss", "final/w_dist": "W dist"}
     floors = [s.finals.get(f"{objective.metric}_floor") for s in standings]
     of_floors = {f"{floor:.4g}" for floor in floors if floor is not None}
-    several = len(of_floors) > 1  # arms have images of their own
     table = Table(title=f"{_objective_words(objective)}, mean over seeds", title_justify="left")
     table.add_column("", justify="right")
     table.add_column("arm", overflow="fold")
@@ -459,7 +461,7 @@ def _leaderboard_table(standings: Sequence[Standing], objectives: Sequence[Objec
     for title in (*shown.values(), *(["floor"] if several else [])):
         table.add_column(title, justify="right")
     for rank, s in enumerate(standings, 1):
-        mean = "-" if s.mean is None else f"{s.mean:.4g}" + ("" if s.sd is None else f" ± {s.sd:.{0 if s.sd >= 100 else 2}{'f' if s.sd >= 100 else 'g'}}")
+        mean = "-" if s.mean is None else f"{s.mean:.4g}{_spread_words(s.sd)}"
         seeds = f"{s.completed}/{s.seeds}" + "".join(f", {state} {n}" for state, n in s.losses.items())
         cells = [mean, *(_cell(s.means.get(other.metric)) for other in objectives[1:]), seeds]
         cells += [_loss(s.finals.get(name)) for name in shown] + (
@@ -467,10 +469,14 @@ def _leaderboard_table(standings: Sequence[Standing], objectives: Sequence[Objec
         )
         table.add_row("" if s.mean is None else str(rank), s.arm.label, *cells)
     table.caption, table.caption_justify = (
-        _leaderboard_caption(standings, objectives, shown, of_floors),
+        _leaderboard_caption(standings, objectives, shown, of_floors, several),
         "left",
     )
     return table
+
+
+def _spread_words(sd: float | None) -> str:
+    return "" if sd is None else f" ± {sd:.0f}" if sd >= 100 else f" ± {sd:.2g}"
 
 
 def _objective_words(objective: Objective) -> str:
@@ -479,20 +485,24 @@ def _objective_words(objective: Objective) -> str:
 
 
 def _leaderboard_caption(
-    standings: Sequence[Standing], objectives: Sequence[Objective], shown: Mapping[str, str], floors: set[str]
+    standings: Sequence[Standing],
+    objectives: Sequence[Objective],
+    shown: Mapping[str, str],
+    floors: set[str],
+    several: bool,
 ) -> str:
     parts = ["± is the standard deviation over seeds"] if any(s.sd is not None for s in standings) else []
     parts.append(f"{', '.join(shown.values())}: last 10 % of training")
     lengths = sorted({trial.steps for s in standings for trial in s.arm.trials if trial.steps})
     if len(lengths) > 1:
         parts.append(f"arms trained for {lengths[0]:,} to {lengths[-1]:,} steps")
-    if len(floors) > 1:
+    if several:
         parts.append(
             "floor: real against held-out real images. Arms are judged on different images here: their distances do "
             "not compare, nor do their ranks"
         )
         return "; ".join(parts)
-    if floors:
+    if len(floors) == 1:
         parts.append(f"real against held-out real images: {next(iter(floors))}")
     if len(objectives) > 1:
         beaten = [s.arm.label for s in standings if s.front > 1]

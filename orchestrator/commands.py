@@ -69,8 +69,9 @@ def sample(
     raw: bool,
 ) -> Answer:
     """Images of a checkpoint, or of a study's best trial, to `out`."""
-    from orchestrator.sampling import draw, find_source, write
+    from orchestrator.sampling import draw, find_source, targets, write
 
+    targets(out, n)  # refused before anything is drawn
     samples = draw(find_source(target, trial), n, seed, label=label, raw=raw)
     paths = write(samples, out)
     generator = "averaged generator" if samples.averaged else "generator"

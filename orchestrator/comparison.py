@@ -5,20 +5,22 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 
 from models import Value
 from orchestrator import arms, charts
-from orchestrator.charts import COLOURS, ArmCurves
+from orchestrator.charts import ArmCurves
 from orchestrator.embed import Embedder
 from orchestrator.errors import UsageError
-from orchestrator.findings import FLOORS, number
+from orchestrator.findings import FLOORS
 from orchestrator.pages import page
 from orchestrator.reading import Reading, Series, read_study
 from orchestrator.records import TrialRecord
 from orchestrator.stats import Comparison, compare, interval
 from orchestrator.status import find_study
 from orchestrator.study import Objective
+from orchestrator.views import colour, number
 from trials.options import switched_on
 from trials.reports import EVAL_METRICS, State
 from trials.spec import TrialSpec
@@ -37,7 +39,8 @@ IN_FEATURES = tuple(f"eval/{name}" for name in EVAL_METRICS if not name.startswi
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Item:
     """A trial, or the best arm of a study with all of its seeds. `facts`: everything that decides what it computes,
-    the seed excepted; `curves`: for each seed."""
+    the seed excepted; `digest`: of its dataset, and `judge`, the network that evaluations compare images in: empty
+    where the submit did not record them; `curves`: for each seed."""
 
     name: str
     label: str
@@ -45,6 +48,8 @@ class Item:
     by_seed: Mapping[int, float]
     floor: float | None
     spec: TrialSpec
+    digest: str
+    judge: str
     facts: Mapping[str, Value]
     states: str
     lost: int
@@ -60,11 +65,22 @@ class Item:
     def bounds(self) -> tuple[float, float] | None:
         return interval(list(self.by_seed.values()))
 
+    @property
+    def images(self) -> str:
+        """The images it is judged on, in words."""
+        spec = self.spec
+        words = [spec.dataset]
+        words += [f"averaged to {spec.size}"] if spec.size else []
+        words += [f"the first {spec.limit:,}"] if spec.limit else []
+        words += [f"{spec.hold_out:,} held out"] if spec.hold_out else []
+        return ", ".join(words)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compared:
     """The items in the order asked for, each against the best; `differ`: hyperparameter -> one value an item, in
-    words. `warning`: why values do not compare although they are of one metric."""
+    words. `warning`: why values do not compare although they are of one metric; `best` is None and `against` empty
+    then."""
 
     objective: Objective
     items: Sequence[Item]
@@ -87,6 +103,7 @@ class Compared:
                     "interval": list(item.bounds) if item.bounds else None,
                     "by_seed": {str(seed): value for seed, value in item.by_seed.items()},
                     "floor": item.floor,
+                    "judged_by": item.judge,
                     "states": item.states,
                     "against_best": self.words(item),
                 }
@@ -98,6 +115,8 @@ class Compared:
     def words(self, item: Item) -> str:
         if item.name == self.best:
             return "best"
+        if self.warning:
+            return "not compared"
         found = self.against.get(item.name)
         return found.words if found else "no value"
 
@@ -142,19 +161,16 @@ def compare_all(names: Sequence[str]) -> Compared:
     ranked = sorted(
         (item for item in items if item.by_seed), key=lambda i: (i.lost > 0, sign * (i.mean or 0.0))
     )
-    best = ranked[0].name if ranked else None
+    warning = _warning(items)
+    best = ranked[0].name if ranked and not warning else None
     against = compare(values, objective.mode, best=best) if best else []
-    datasets = list(dict.fromkeys(f"{item.spec.dataset}" for item in items))
-    warning = ""
-    if len(datasets) > 1 and objective.metric.startswith("eval/"):
-        warning = f"they are judged on different images ({', '.join(datasets)}), so that their values do not compare"
     keys = dict.fromkeys(key for item in items for key in item.facts)
     shown = {key: [arms.show(item.facts.get(key, "-")) for item in items] for key in keys}
     return Compared(
         objective=objective,
         items=items,
         against={c.arm: c for c in against},
-        best=None if warning else best,
+        best=best,
         differ={key: words for key, words in shown.items() if len(set(words)) > 1},
         warning=warning,
     )
@@ -204,6 +220,12 @@ def _made(
     spec = arms.trial_spec(reading.study, values, shown.seed, "")
     facts: dict[str, Value] = {"model": spec.model, "dataset": spec.dataset, "steps": spec.steps}
     facts |= {"images": spec.limit} if spec.limit else {}
+    facts |= {"held out": spec.hold_out} if spec.hold_out else {}
+    facts |= {"averaged to": spec.size} if spec.size else {}
+    source = arms.resolved(reading.study, values).dataset.source
+    digest, judge = reading.recorded("gan_sweep.dataset_digests").get(str(source), ""), reading.judge(spec)
+    facts |= {"digest of the dataset": digest[:16]} if digest else {}
+    facts |= {"judged by": judge} if judge else {}
     facts |= switched_on(spec.training) | switched_on(spec.model_params)
     floor = FLOORS.get(reading.study.objective.metric, "")
     return Item(
@@ -213,17 +235,38 @@ def _made(
         by_seed=by_seed,
         floor=next((t.latest[floor] for t in trials if floor in t.latest), None),
         spec=spec,
+        digest=digest,
+        judge=judge,
         facts=facts,
         states=states,
         lost=sum(t.state.is_final and t.state is not State.COMPLETED for t in trials),
         curves=[reading.curves.get(trial.key, {}) for trial in trials],
-        picture=reading.picture(shown),
+        picture=reading.sample_grid(shown),
     )
 
 
+def _warning(items: Sequence[Item]) -> str:
+    """Why values do not compare, as they are of different images; empty where they do."""
+    if not items[0].objective.metric.startswith("eval/"):
+        return ""
+    if all(_have_the_same_images(a, b) for a, b in combinations(items, 2)):
+        return ""
+    words = list(dict.fromkeys(item.images for item in items))
+    if len(words) < len({(item.images, item.digest) for item in items}):  # one name, other contents
+        words = list(dict.fromkeys(f"{i.images}, SHA-256 {i.digest[:8] or 'not recorded'}" for i in items))
+    return f"they are judged on different images ({'; '.join(words)}), so that their values do not compare"
+
+
+def _have_the_same_images(a: Item, b: Item) -> bool:
+    """By the digests of the datasets; by their names where one is not recorded."""
+    same = a.digest == b.digest if a.digest and b.digest else a.spec.dataset == b.spec.dataset
+    chosen = ((one.spec.size, one.spec.limit, one.spec.hold_out) for one in (a, b))
+    return same and len(set(chosen)) == 1
+
+
 def _refuse_different_judges(items: Sequence[Item]) -> None:
-    first = items[0]
-    for item in items[1:]:
+    """Every two of them: what one has not recorded is not compared with it."""
+    for first, item in combinations(items, 2):
         a, b = first.objective, item.objective
         if a != b:
             raise UsageError(
@@ -242,6 +285,19 @@ def _refuse_different_judges(items: Sequence[Item]) -> None:
                 f"{first.name} is judged in the features of {first.spec.features}, {item.name} of "
                 f"{item.spec.features}: {a.metric} in different features does not compare (evaluate.features)"
             )
+        networks = [one.judge.partition(",")[0] for one in (first, item)]
+        if (
+            a.metric in IN_FEATURES
+            and all(networks)
+            and networks[0] != networks[1]
+            and _have_the_same_images(
+                first, item
+            )  # else it is a warning: each has the classifier of its own images
+        ):
+            raise UsageError(
+                f"{first.name} is judged by {networks[0]}, {item.name} by {networks[1]}: {a.metric} in different "
+                "features does not compare; submit the older study again under a new name"
+            )
 
 
 def _goal(objective: Objective) -> str:
@@ -252,7 +308,7 @@ def _goal(objective: Objective) -> str:
 def write_page(compared: Compared, path: Path) -> Path:
     """A page with curves overlaid and sample grids side by side."""
     embedder = Embedder()
-    colours = {item.name: COLOURS[i % len(COLOURS)] for i, item in enumerate(compared.items)}
+    colours = {item.name: colour(i) for i, item in enumerate(compared.items)}
     figures, titles = {}, list[tuple[str, str]]()
     for metric, title in {**CURVES, compared.objective.metric: compared.objective.metric}.items():
         drawn = [

@@ -10,10 +10,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from trials.pictures import Picture, cells, grid
+from trials.pictures import MAX_FRAMES, Picture, cells, evenly, grid
 
-MAX_FRAMES = 40
-"""Of an animation: more are thinned out evenly."""
 LOSSLESS_SIDE = 200
 """Up to this size WebP without loss is small too."""
 QUALITY = 84
@@ -92,10 +90,9 @@ def _fitted(image: Image.Image, side: int) -> Image.Image:
 
 
 def _animation(image: Image.Image, side: int) -> bytes:
-    n = int(getattr(image, "n_frames", 1))
-    chosen = sorted({round(i * (n - 1) / (min(n, MAX_FRAMES) - 1)) for i in range(min(n, MAX_FRAMES))})
+    """The animation; of more than MAX_FRAMES an even choice."""
     shown, durations = [], []
-    for i in chosen:
+    for i in evenly(range(int(getattr(image, "n_frames", 1))), MAX_FRAMES):
         image.seek(i)
         shown.append(np.asarray(image.convert("RGB")))
         durations.append(int(image.info.get("duration", 0)) or 120)

@@ -12,6 +12,7 @@ from orchestrator import findings
 from orchestrator.home import StudyFiles
 from orchestrator.reading import Reading, read_study
 from orchestrator.verdicts import judge
+from orchestrator.views import number
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -147,7 +148,7 @@ def _claims(reading: Reading) -> Table:
         {
             "claim": v.claim, "says": v.says, "check": v.check, "verdict": v.verdict, "reason": v.reason,
             "holds": v.holds, "seeds": v.seeds,
-            "figures": "; ".join(f"{n.quantity} = {findings.number(n.mean)}" for n in v.numbers),
+            "figures": "; ".join(f"{n.quantity} = {number(n.mean)}" for n in v.numbers),
         }
         for v in judge(reading.study, reading.records, reading.curves)
     ]  # fmt: skip

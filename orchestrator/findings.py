@@ -9,27 +9,33 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from orchestrator.arms import arm_count
-from orchestrator.charts import COLOURS
+from orchestrator.charts import LOG_SPAN
 from orchestrator.leaderboard import Standing
-from orchestrator.reading import Reading
+from orchestrator.reading import Reading, judged_on_different_images
 from orchestrator.records import TrialRecord
 from orchestrator.stats import Comparison, compare, interval
 from orchestrator.study import Objective
+from orchestrator.views import colour, number
 from trials.reports import State
 
 FLOORS = {"eval/fd": "eval/fd_floor", "eval/kid": "eval/kid_floor", "eval/swd": "eval/swd_floor"}
 """What held-out real images reach, of metrics that have it."""
 RATIO_METRICS = ("eval/fd", "eval/swd")
 """A kernel distance's floor is near 0, so that ratios to it mean nothing."""
+DIFFERENT_IMAGES = (
+    "The arms are judged on different images: their values do not compare, and they have no ranks."
+)
+MOST_VALUES = 3
+"""Arms on different images whose values the answer tells."""
 LATE_LOSS = 1.1
 """A last evaluation this many times the best one is worth a remark."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArmRow:
-    """An arm's line of the leaderboard. `rank`: none without a value. `means`: of the further objectives.
+    """An arm's line of the leaderboard. `rank`: none without a value, and of arms on different images.
 
-    `comparison`: against the best arm; None for that one itself and without a value. `ratio`: mean over floor.
+    `comparison`: against the best arm; None for that one itself and without a rank. `ratio`: mean over floor.
     """
 
     rank: int | None
@@ -66,17 +72,6 @@ class ArmRow:
         return ", ".join([f"{first} of {count(self.standing.seeds, 'seed')}", *others]) if first else ""
 
 
-def number(value: float | None) -> str:
-    """A measured value for people: four digits, a dash for none.
-
-    >>> [number(x) for x in (None, 0.05137, 12345.6, 0.0)]
-    ['-', '0.05137', '12346', '0']
-    """
-    if value is None:
-        return "-"
-    return f"{value:.0f}" if 10_000 <= abs(value) < 1e7 else f"{value:.4g}"
-
-
 def percent(share: float) -> str:
     return f"{100 * share:.0f} %"
 
@@ -92,21 +87,22 @@ def listed(words: Sequence[str], most: int = 3) -> str:
 
 
 def arm_rows(reading: Reading) -> list[ArmRow]:
-    """The arms, the best first."""
+    """The arms, the best first. Those on different images are not ranked and not compared."""
     standings, objective = reading.standings, reading.study.objective
+    ranked = not on_different_images(reading)
     values = {str(s.arm.arm): s.by_seed for s in standings if s.by_seed}
-    first = str(standings[0].arm.arm) if standings and standings[0].mean is not None else None
+    best = standings[0].mean if standings and ranked else None
+    first = str(standings[0].arm.arm) if best is not None else None
     found = {c.arm: c for c in compare(values, objective.mode, best=first)} if first else {}
-    best = standings[0].mean if standings else None
     rows = []
     for rank, s in enumerate(standings, 1):
         floor = s.finals.get(FLOORS.get(objective.metric, ""))
         has_ratio = objective.metric in RATIO_METRICS and floor and s.mean is not None
         rows.append(
             ArmRow(
-                rank=rank if s.mean is not None else None,
+                rank=rank if ranked and s.mean is not None else None,
                 standing=s,
-                colour=COLOURS[s.arm.arm % len(COLOURS)],
+                colour=colour(s.arm.arm),
                 label=s.arm.label,
                 mean=s.mean,
                 bounds=interval(list(s.by_seed.values())),
@@ -120,9 +116,14 @@ def arm_rows(reading: Reading) -> list[ArmRow]:
     return rows
 
 
-def floors_differ(rows: Sequence[ArmRow]) -> bool:
-    """Whether arms are judged on images of their own, so that their distances do not compare."""
-    return len({f"{row.floor:.4g}" for row in rows if row.floor is not None}) > 1
+def on_different_images(reading: Reading) -> bool:
+    """Whether the arms are judged on images of their own, so that their values do not compare."""
+    return judged_on_different_images(reading.study, (s.values for s in reading.standings))
+
+
+def is_ranked(rows: Sequence[ArmRow]) -> bool:
+    """Whether one of the arms is the best."""
+    return any(row.rank for row in rows)
 
 
 def remarks(s: Standing, objective: Objective, best: float | None) -> Iterator[str]:
@@ -144,10 +145,16 @@ def remarks(s: Standing, objective: Objective, best: float | None) -> Iterator[s
     if modes is not None and (share := finals.get("eval/class_tv")) is not None and share > 0.2:
         yield (
             f"{percent(share)} of its images would have to be of other classes to match the data "
-            f"({modes:.2g} classes appear)"
+            f"({_modes(modes)})"
         )
     if (ratio := finals.get("eval/nn_train_ratio")) is not None and ratio < 0.8:
         yield f"its images lie close to training images ({ratio:.2f} of a held-out image's distance)"
+
+
+def _modes(mean: float) -> str:
+    """`120 classes appear`, `2.7 classes appear`: the mean over seeds of a number of classes."""
+    shown = f"{mean:.1f}".removesuffix(".0")
+    return "1 class appears" if shown == "1" else f"{shown} classes appear"
 
 
 def _balance(accuracy: float, g_loss: float | None) -> str:
@@ -187,7 +194,11 @@ def answer(reading: Reading, rows: Sequence[ArmRow], claims: Mapping[str, int] |
     scored = [row for row in rows if row.mean is not None]
     sentences = ["No trial has completed, so there is no answer yet."]
     if scored:
-        sentences = list(_winner(scored, study.objective, len(study.objectives)))
+        sentences = list(
+            _values(scored, study.objective)
+            if on_different_images(reading)
+            else _winner(scored, study.objective, len(study.objectives))
+        )
     if reading.state != "completed":
         state = {
             "waiting": "has not begun",
@@ -196,7 +207,7 @@ def answer(reading: Reading, rows: Sequence[ArmRow], claims: Mapping[str, int] |
         }
         sentences.append(
             f"The study {state.get(reading.state, 'was stopped before its end')}: "
-            f"{ended} of {count(n_trials, 'trial')} are done."
+            f"{ended} of {count(n_trials, 'trial')} {'is' if n_trials == 1 else 'are'} done."
         )
     lost = Counter(
         t.state.value for t in records.trials.values() if t.state.is_final and t.state is not State.COMPLETED
@@ -206,20 +217,35 @@ def answer(reading: Reading, rows: Sequence[ArmRow], claims: Mapping[str, int] |
         words = listed([f"{n} {state}" for state, n in lost.items()])
         sentences.append(f"Of {count(n_trials, 'trial')} {words}: {arms}.")
     elif reading.state == "completed":
-        sentences.append(f"All {count(n_trials, 'trial')} completed.")
+        sentences.append(
+            "The only trial completed." if n_trials == 1 else f"All {n_trials:,} trials completed."
+        )
     if claims and sum(claims.values()):
         words = listed([f"{n} {'is' if n == 1 else 'are'} {verdict}" for verdict, n in claims.items() if n])
         sentences.append(f"Of {count(sum(claims.values()), 'claim')} of the source {words}.")
     return sentences
 
 
+def _value(row: ArmRow, objective: Objective) -> str:
+    low_high = f"95 % interval {number(row.bounds[0])} to {number(row.bounds[1])}, " if row.bounds else ""
+    return f"{objective.metric} {number(row.mean)} ({low_high}{count(len(row.by_seed), 'seed')})"
+
+
+def _values(scored: Sequence[ArmRow], objective: Objective) -> Iterator[str]:
+    """Of arms on different images, each by itself."""
+    if len(scored) > 1:
+        yield DIFFERENT_IMAGES
+    for row in scored[:MOST_VALUES]:
+        ratio = (
+            "" if row.ratio is None else f", {row.ratio:.3g} times what held-out real images of its own reach"
+        )
+        yield f"{row.label} reaches {_value(row, objective)}{ratio}."
+
+
 def _winner(scored: Sequence[ArmRow], objective: Objective, n_objectives: int) -> Iterator[str]:
     best = scored[0]
-    low_high = f"95 % interval {number(best.bounds[0])} to {number(best.bounds[1])}, " if best.bounds else ""
-    seeds = count(len(best.by_seed), "seed")
-    value = f"{objective.metric} {number(best.mean)} ({low_high}{seeds})"
-    floor = ""
-    if best.ratio is not None and not floors_differ(scored):
+    value, floor = _value(best, objective), ""
+    if best.ratio is not None:
         floor = f", {best.ratio:.3g} times the floor of {number(best.floor)} that held-out real images reach"
     if len(scored) == 1:
         yield f"{best.label} reaches {value}{floor}."
@@ -229,9 +255,6 @@ def _winner(scored: Sequence[ArmRow], objective: Objective, n_objectives: int) -
         front = [row.label for row in scored if row.standing.front == 1]
         if len(front) > 1:
             yield f"No arm beats {listed(front)} in all {n_objectives} objectives at once."
-    if floors_differ(scored):
-        yield "The arms are judged on different images: their values do not compare, nor do their ranks."
-        return
     tied = [row for row in scored[1:] if row.comparison and row.comparison.verdict == "tied"]
     if tied:
         first = tied[0]
@@ -286,14 +309,14 @@ class Axis:
     rows: tuple[Dots, ...]
 
 
-def dots(rows: Sequence[ArmRow]) -> Axis | None:
-    """The values of all arms on one axis; None when there is no value."""
+def dots(rows: Sequence[ArmRow], *, one_floor: bool = True) -> Axis | None:
+    """The values of all arms on one axis; None when there is no value. `one_floor`: the arms have the same one."""
     values = [v for row in rows for v in row.by_seed.values()]
     if not values:
         return None
-    floor = None if floors_differ(rows) else next((row.floor for row in rows if row.floor is not None), None)
+    floor = next((row.floor for row in rows if row.floor is not None), None) if one_floor else None
     marks = [*values, *([floor] if floor is not None else [])]
-    log = min(marks) > 0 and max(marks) / min(marks) > 30
+    log = min(marks) > 0 and max(marks) / min(marks) > LOG_SPAN
     spread = max(values) - min(values) or abs(values[0]) or 1.0
     # An interval of two seeds may be wide beyond everything: it is cut off at the axis's ends.
     bounds = [] if log else [b for row in rows for b in row.bounds or ()]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+
+from orchestrator.views import one_line, without_markup
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -59,6 +60,11 @@ def _digest(text: str) -> str:
 
 
 def markdown(text: object) -> str:
-    """Text as Markdown shows it literally, in one line."""
-    line = " ".join(str(text).split())
-    return re.sub(r"([\\`*_{}\[\]<>#|!~])", r"\\\1", line)
+    """Text as Markdown (CommonMark and GitHub's) shows it literally, in one line.
+
+    With backslashes, as people read the file as it is too.
+
+    >>> markdown("1. a_b"), markdown("- see https://a.b"), markdown("0.5 (+1)")
+    ('1\\\\. a\\\\_b', '\\\\- see https:\\\\//a.b', '0.5 (+1)')
+    """
+    return without_markup(one_line(str(text)), lambda special: f"\\{special}")

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from models import Value
+from orchestrator.arms import resolved
 from orchestrator.home import StudyFiles
 from orchestrator.journal import StudyEnded, StudyStarted, TrialEnded, TrialReported, read
 from orchestrator.leaderboard import Standing, leaderboard
 from orchestrator.records import Records, TrialRecord
 from orchestrator.status import is_running, load_definition
-from orchestrator.study import StudySpec
+from orchestrator.study import StudySpec, image_shape
 from trials.reports import State
+from trials.spec import TrialSpec
 
 Series = tuple[list[int], list[float]]
 """Steps and values."""
@@ -53,9 +57,43 @@ class Reading:
     def picture(self, trial: TrialRecord, key: str = "samples/fixed", step: int | None = None) -> Path | None:
         """A trial's picture, the newest one of its key without a step; None when its file is not there."""
         found = trial.pictures.get(key, {})
-        path = found.get(max(found) if step is None else step) if found else None
+        return self._file(trial, found.get(max(found) if step is None else step) if found else None)
+
+    def sample_grid(self, trial: TrialRecord) -> Path | None:
+        """The grid of samples of the step that the trial's value is from; None when its file is not there."""
+        return self._file(trial, trial.picture_at(self.study.objective))
+
+    def _file(self, trial: TrialRecord, path: str | None) -> Path | None:
         whole = self.files.trial(trial.key) / path if path else None
         return whole if whole is not None and whole.is_file() else None
+
+    def recorded(self, fact: str) -> dict[str, str]:
+        """A fact of the provenance that is an object; empty when it was not recorded, or cannot be read."""
+        try:
+            found = json.loads(self.records.provenance.get(fact, "{}"))
+        except ValueError:
+            return {}
+        return {str(name): str(value) for name, value in found.items()} if isinstance(found, dict) else {}
+
+    def judge(self, spec: TrialSpec) -> str:
+        """The network in whose features a trial's images are compared, and how good it is, as the submit recorded
+        it: `classifier_1a2b3c4d, right about 98.50% of held-out images`. Empty when it was not."""
+        label = spec.dataset if spec.size is None else f"{spec.dataset}, averaged to {spec.size}"
+        return self.recorded("gan_sweep.features").get(label, "")
+
+
+def judged_on_different_images(study: StudySpec, arms: Iterable[Mapping[str, Value]]) -> bool:
+    """Whether an objective is of evaluations, and the arms of these values have different images to be judged on: their
+    values do not compare then."""
+    judged = any(objective.metric.startswith("eval/") for objective in study.objectives)
+    return judged and len({_images(resolved(study, values)) for values in arms}) > 1
+
+
+def _images(study: StudySpec) -> tuple[object, ...]:
+    """What decides which images a study is judged on."""
+    d = study.dataset
+    averaged_from = d.stored if d.stored != d.size else None
+    return d.name, d.folder, averaged_from, image_shape(study), d.limit, d.hold_out
 
 
 def read_study(files: StudyFiles) -> Reading:
@@ -72,7 +110,7 @@ def read_study(files: StudyFiles) -> Reading:
         elif isinstance(event, StudyEnded) and since_ms:
             busy_ms, since_ms = busy_ms + event.at_ms - since_ms, 0
         elif isinstance(event, TrialReported):
-            _extend(curves.setdefault(event.key, {}), event.rows)
+            extend(curves.setdefault(event.key, {}), event.rows)
         elif isinstance(event, TrialEnded):
             details[event.key] = event.detail
         now_ms = event.at_ms
@@ -89,7 +127,8 @@ def read_study(files: StudyFiles) -> Reading:
     )
 
 
-def _extend(series: dict[str, Series], rows: Iterable[tuple[int, dict[str, float]]]) -> None:
+def extend(series: dict[str, Series], rows: Iterable[tuple[int, Mapping[str, float]]]) -> None:
+    """Add a report's rows to the series of a trial: metric -> steps and values."""
     for step, metrics in rows:
         for name, value in metrics.items():
             steps, values = series.setdefault(name, ([], []))

@@ -71,7 +71,9 @@ class TrialRecord:
             return total / n if n else None
         if metric not in self.best:
             return None
-        if objective.at == "last":  # of an evaluation that lacks it there is no value, and no older one in its place
+        if (
+            objective.at == "last"
+        ):  # of an evaluation that lacks it there is no value, and no older one in its place
             return self.latest[metric] if self.steps_of[metric] == self.judged_step else None
         return self.best[metric][0 if objective.mode == "min" else 2]
 
@@ -85,11 +87,16 @@ class TrialRecord:
         _, low_step, _, high_step = self.best[metric]
         return low_step if objective.mode == "min" else high_step
 
-    def picture_at(self, objective: Objective) -> str | None:
-        """The sample grid of the step at which the trial had its value of an objective, or the one before it."""
+    def grid_at(self, objective: Objective) -> tuple[int, str] | None:
+        """Step and file of the sample grid at which the trial had its value of an objective, or the one before it."""
         grids, step = self.pictures.get("samples/fixed", {}), self.value_step(objective)
-        before = [at for at in grids if step is None or at <= step]
-        return grids[max(before)] if before else None
+        before = [at for at in grids if step is not None and at <= step]
+        return (max(before), grids[max(before)]) if before else None
+
+    def picture_at(self, objective: Objective) -> str | None:
+        """The file of `grid_at`."""
+        grid = self.grid_at(objective)
+        return grid[1] if grid else None
 
     def finals(self) -> dict[str, float]:
         """final/NAME for every train/ metric."""

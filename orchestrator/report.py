@@ -10,16 +10,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from orchestrator import asked, charts, findings, showcase
+from orchestrator import arms, asked, charts, findings, showcase
 from orchestrator.charts import ArmCurves, Figure, Point
 from orchestrator.embed import Embedder
-from orchestrator.findings import FLOORS, ArmRow, count, number
+from orchestrator.findings import FLOORS, ArmRow, count
 from orchestrator.home import StudyFiles
 from orchestrator.pages import page, render
 from orchestrator.reading import Reading, read_study
 from orchestrator.reproduce import recipe
 from orchestrator.study import axes
 from orchestrator.verdicts import Verdict, judge
+from orchestrator.views import number
 from trials.reports import EVAL_METRICS
 
 MOST_CURVES = 10
@@ -147,12 +148,13 @@ class Content:
             "answer": self.answer,
             "contents": [(name, title) for name, title in SECTIONS.items() if not absent.get(name)],
             "asked": asked.facts(reading),
-            "space": {name: asked.axis_words(axis) for name, axis in study.space.items()},
+            "space": {name: arms.axis_words(axis) for name, axis in study.space.items()},
             "named": asked.named_arms(study),
             "networks": asked.networks(reading),
             "rows": self.rows,
-            "axis": findings.dots(self.rows),
-            "floors_differ": findings.floors_differ(self.rows),
+            "axis": findings.dots(self.rows, one_floor=not self.different_images),
+            "different_images": findings.DIFFERENT_IMAGES if self.different_images else "",
+            "ranked": findings.is_ranked(self.rows),
             "objective": study.objective,
             "objectives": study.objectives,
             "verdicts": self.verdicts,
@@ -179,6 +181,11 @@ class Content:
             "duration": findings.duration,
             "count": count,
         }
+
+    @cached_property
+    def different_images(self) -> bool:
+        """Whether the arms are judged on images of their own."""
+        return findings.on_different_images(self.reading)
 
     @property
     def _curved(self) -> Sequence[ArmRow]:
@@ -226,6 +233,8 @@ class Content:
         if metric in REFERENCES:
             critic = any("train/w_dist" in curves for curves in self.reading.curves.values())
             return None if critic else REFERENCES[metric]
+        if self.different_images:
+            return None
         floors = {
             s.finals[FLOORS[metric]] for s in self.reading.standings if FLOORS.get(metric, "") in s.finals
         }
@@ -250,7 +259,7 @@ class Content:
         """Charts over the space; none where values do not compare, or there are fewer than two arms."""
         points, study = self._points, self.reading.study
         space, objective = axes(study), study.objective
-        if len(points) < 2 or not space or findings.floors_differ(self.rows):
+        if len(points) < 2 or not space or self.different_images:
             return []
         found: list[tuple[str, Figure, str]] = []
         shares = charts.importance(points, space, objective.mode)
@@ -290,6 +299,7 @@ class Content:
             "state": reading.state,
             "answer": " ".join(self.answer),
             "objective": reading.study.objective.model_dump(),
+            "different_images": self.different_images,
             "arms": [
                 {
                     "rank": row.rank,

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from orchestrator.reading import Reading
-from orchestrator.study import StudySpec, of_arm
+from orchestrator.study import of_arm
 from orchestrator.verdicts import overrides
 
 SHOWN_KEYS = 500
@@ -41,7 +40,7 @@ def recipe(reading: Reading) -> Recipe:
     return Recipe(
         command=shlex.join(["gan-sweep", "submit", name, *_options(facts)]),
         source=source,
-        digests=_digests(reading.study, facts.get("gan_sweep.dataset_digests", "{}")),
+        digests=_digests(reading),
         commit=facts.get("mlflow.source.git.commit", ""),
         dirty=facts.get("gan_sweep.git_dirty") == "true",
         versions={
@@ -67,16 +66,10 @@ def _options(facts: Mapping[str, str]) -> list[str]:
     return options
 
 
-def _digests(study: StudySpec, text: str) -> dict[str, str]:
+def _digests(reading: Reading) -> dict[str, str]:
     """Digest of each dataset, by the name that people know."""
+    study = reading.study
     datasets = [(of_arm(study, name) if name else study).dataset for name in ("", *study.arms)]
     known = {str(dataset.source): dataset.source.label for dataset in datasets}
-    try:
-        found = json.loads(text)
-    except ValueError:
-        return {}
-    return (
-        {known.get(str(name), str(name)): str(digest) for name, digest in found.items()}
-        if isinstance(found, dict)
-        else {}
-    )
+    found = reading.recorded("gan_sweep.dataset_digests")
+    return {known.get(source, source): digest for source, digest in found.items()}

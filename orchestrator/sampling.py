@@ -17,7 +17,7 @@ from orchestrator.errors import UsageError
 from orchestrator.home import StudyFiles
 from orchestrator.leaderboard import leaderboard
 from orchestrator.records import Records, TrialRecord
-from orchestrator.status import find_study, load_definition, load_records
+from orchestrator.status import checkpoints_of, find_study, load_definition, load_records
 from orchestrator.study import StudySpec, image_shape, n_images
 from trials.spec import TrialSpec
 
@@ -27,6 +27,21 @@ if TYPE_CHECKING:
     from trials.state import TrainState
 
 MOST = 100_000
+OTHER_FILES = (
+    ".bmp",
+    ".gif",
+    ".jpeg",
+    ".jpg",
+    ".npz",
+    ".pdf",
+    ".pt",
+    ".svg",
+    ".tif",
+    ".tiff",
+    ".webp",
+    ".zip",
+)
+"""Endings that ask for a file of a kind that is not written."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,8 +72,8 @@ class Samples:
 def find_source(target: str | None, trial: str | None = None) -> Source:
     """The trial meant by `target`: a checkpoint's directory, or a study (the newest for None) and `trial` of it.
 
-    `trial`: its number, or its key or a beginning of it; the best trial when absent. Of a trial the best checkpoint
-    comes first, then the newest ones. Raises UsageError that says what there is.
+    `trial`: its number, or its key or a beginning of it; the best trial when absent. Of a trial the checkpoint of
+    its value comes first (see checkpoints_of). Raises UsageError that says what there is.
     """
     path = Path(target).expanduser() if target else None
     if path is not None and path.is_file() and path.name in ("state.pt", "manifest.json"):
@@ -98,7 +113,7 @@ def _find_trial(files: StudyFiles, records: Records, wanted: str | None) -> Tria
         best = standings[0].best_trial if standings else None
         if best is not None:
             return best
-        begun = [trial for trial in trials if _checkpoints(files, trial)]
+        begun = [trial for trial in trials if checkpoints_of(files, trial)]
         if not begun:
             raise UsageError(f"study {files.name} has no checkpoint yet; a trial saves its first one later")
         return max(begun, key=lambda trial: trial.step)
@@ -113,20 +128,12 @@ def _find_trial(files: StudyFiles, records: Records, wanted: str | None) -> Tria
     return found[0]
 
 
-def _checkpoints(files: StudyFiles, trial: TrialRecord) -> list[Path]:
-    from trials.kept import best_checkpoint, checkpoints
-
-    directory = files.trial(trial.key) / "checkpoints"
-    best = best_checkpoint(directory)
-    return [*([best] if best else []), *(path for path in checkpoints(directory) if path != best)]
-
-
 def _source(
     files: StudyFiles, records: Records, trial: TrialRecord, checkpoints: tuple[Path, ...] | None = None
 ) -> Source:
     study = load_definition(files)
     values = records.arms[trial.arm].values
-    found = checkpoints or tuple(_checkpoints(files, trial))
+    found = checkpoints or tuple(checkpoints_of(files, trial, study.objective))
     if not found:
         raise UsageError(
             f"trial {trial.name} of {files.name} has no checkpoint ({trial.state.value}, step {trial.step})"
@@ -221,26 +228,43 @@ def _one_class(generator: torch.nn.Module, label: int) -> torch.nn.Module:
     return OneClass()
 
 
+def targets(out: Path, n: int) -> list[Path]:
+    """The files that `write` makes of n images: FILE.png or FILE.npy itself, else one for each in the directory `out`.
+
+    Raises UsageError when `out` is some other kind of file, or a directory with other PNGs, among which the images
+    would be lost.
+    """
+    suffix = out.suffix.lower()
+    if suffix in (".png", ".npy") and not out.is_dir():
+        return [out]
+    if out.is_file() or (suffix in OTHER_FILES and not out.is_dir()):
+        raise UsageError(f"--out {out}: write FILE.png for a grid, FILE.npy for an array, or a directory")
+    digits = len(str(n - 1))
+    paths = [out / f"{i:0{digits}d}.png" for i in range(n)]
+    others = sorted({path.name for path in out.glob("*.png")} - {path.name for path in paths})
+    if others:
+        more = f" and {len(others) - 1:,} more" if len(others) > 1 else ""
+        raise UsageError(f"--out {out} holds other pictures ({others[0]}{more}); name a directory of its own")
+    return paths
+
+
 def write(samples: Samples, out: Path) -> list[Path]:
     """Write the images: one grid for FILE.png, an array for FILE.npy, else a directory with a PNG for each.
 
-    Raises UsageError when `out` is some other kind of file.
+    Raises UsageError as `targets` does; nothing is written then.
     """
     from trials.pictures import grid, write_png
 
-    if out.suffix == ".png" and not out.is_dir():
+    paths = targets(out, len(samples.images))
+    if paths == [out] and out.suffix.lower() == ".png":
         write_png(out, grid(samples.images, columns=samples.n_classes or None))
-        return [out]
-    if out.suffix == ".npy" and not out.is_dir():
+        return paths
+    if paths == [out]:
         out.parent.mkdir(parents=True, exist_ok=True)
         temporary = out.with_suffix(".tmp.npy")
         np.save(temporary, samples.images)
         os.replace(temporary, out)
-        return [out]
-    if out.is_file() or out.suffix:
-        raise UsageError(f"--out {out}: write FILE.png for a grid, FILE.npy for an array, or a directory")
-    digits = len(str(len(samples.images) - 1))
-    paths = [out / f"{i:0{digits}d}.png" for i in range(len(samples.images))]
+        return paths
     for path, image in zip(paths, samples.images, strict=True):
         rows = image.transpose(1, 2, 0)
         write_png(path, np.ascontiguousarray(np.broadcast_to(rows, (*rows.shape[:2], 3))))

@@ -1,4 +1,4 @@
-"""The search: Optuna by ask and tell. The only module that imports Optuna.
+"""The search: Optuna by ask and tell. The only other module that imports Optuna is charts.py, for importance.
 
 One Optuna trial is one arm. The study lies in a journal file beside ours, so Optuna's own tools can read it.
 """
@@ -42,7 +42,7 @@ class OptunaSearch:
         first = next(iter(study.arms), None)  # every arm's model takes what is searched, of the same kind
         known = hyperparameters(of_arm(study, first) if first else study)
         kinds = {name: param.kind for name, param in known.items()} | {"arm": str}
-        self._space = {name: _distribution(axis, kinds[name]) for name, axis in axes(study).items()}
+        self._space = {name: distribution(axis, kinds[name]) for name, axis in axes(study).items()}
         try:
             self._study = self._open(path)
         except (ValueError, KeyError, OSError):  # a torn or foreign line in the file
@@ -118,7 +118,8 @@ class OptunaSearch:
             self._study.tell(proposal, list(values))
 
 
-def _distribution(axis: Choices | Range, kind: type) -> BaseDistribution:
+def distribution(axis: Choices | Range, kind: type) -> BaseDistribution:
+    """What Optuna calls an axis. `kind`: int where its values are whole numbers."""
     if isinstance(axis, Choices):
         return CategoricalDistribution(axis.choices)
     bounds: dict[str, Any] = {"log": axis.log}

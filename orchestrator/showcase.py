@@ -10,9 +10,10 @@ from typing import Any
 from PIL import Image
 
 from orchestrator.embed import Embedder
-from orchestrator.findings import ArmRow
+from orchestrator.findings import ArmRow, is_ranked
 from orchestrator.reading import Reading, Series
 from orchestrator.records import TrialRecord
+from trials.pictures import evenly
 from trials.reports import State
 
 MOST_STRIPS, MOST_COLUMNS = 12, 8
@@ -61,8 +62,7 @@ def filmstrip(reading: Reading, rows: Sequence[ArmRow], embedder: Embedder) -> d
         return None
     longest = max(drawn, key=lambda t: len(t.pictures["samples/fixed"]))
     steps = sorted(longest.pictures["samples/fixed"])
-    n = min(MOST_COLUMNS, len(steps))
-    chosen = sorted({steps[round(i * (len(steps) - 1) / max(1, n - 1))] for i in range(n)})
+    chosen = evenly(steps, MOST_COLUMNS)
     lengths = {trial.steps for trial in drawn}
     shares = [step / longest.steps for step in chosen]
     heads = [f"{step:,}" for step in chosen] if len(lengths) == 1 else [f"{share:.0%}" for share in shares]
@@ -101,12 +101,11 @@ def sheets(reading: Reading, rows: Sequence[ArmRow], embedder: Embedder) -> list
     found: list[dict[str, Any]] = []
     for row in rows:
         trial = _shown_trial(row)
-        if trial is None or not trial.picture or len(found) == MOST_SHEETS:
+        shown = None if trial is None else trial.picture_at(reading.study.objective)
+        if trial is None or shown is None or len(found) == MOST_SHEETS:
             continue
-        at = trial.value_step(reading.study.objective)
-        grids = trial.pictures["samples/fixed"]
-        step = at if at in grids else max(grids)
-        picture = embedder.picture(reading.picture(trial, step=step), SHEET)
+        step = next(step for step, path in trial.pictures["samples/fixed"].items() if path == shown)
+        picture = embedder.picture(reading.sample_grid(trial), SHEET)
         found.append(
             {"row": row, "trial": trial, "step": step, "value": _value(reading, trial), "picture": picture}
         )
@@ -143,11 +142,14 @@ def write_pictures(reading: Reading, rows: Sequence[ArmRow], directory: Path) ->
 
     place = directory / "pictures"
     written: dict[str, Path] = {}
+    ranked = is_ranked(rows)
     shown = [(row, trial) for row in rows[:MOST_SHEETS] if (trial := _shown_trial(row)) is not None]
     if grids := {
-        row.label: path for row, trial in shown if (path := _whole(reading.picture(trial))) is not None
+        row.label: path for row, trial in shown if (path := _whole(reading.sample_grid(trial))) is not None
     }:
-        written["Samples, the best arm first"] = picture_sheet(place / "samples.png", grids)
+        written[f"Samples{', the best arm first' if ranked else ''}"] = picture_sheet(
+            place / "samples.png", grids
+        )
     strips = {row.label: _files(reading, trial) for row, trial in shown}
     if any(strips.values()):
         written["Training, arm by arm"] = draw_filmstrip(place / "filmstrip.png", strips)
@@ -159,7 +161,8 @@ def write_pictures(reading: Reading, rows: Sequence[ArmRow], directory: Path) ->
         if (path := reading.picture(shown[0][1], key)) is not None:
             place.mkdir(parents=True, exist_ok=True)
             copy = place / f"best_{key.replace('/', '_')}{path.suffix}"
-            written[f"Best arm: {title[0].lower()}{title[1:]}"] = Path(shutil.copyfile(path, copy))
+            whose = "Best arm" if ranked else shown[0][0].label
+            written[f"{whose}: {title[0].lower()}{title[1:]}"] = Path(shutil.copyfile(path, copy))
     return [(title, f"{place.name}/{path.name}") for title, path in written.items()]
 
 

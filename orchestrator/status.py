@@ -13,10 +13,10 @@ from orchestrator.errors import UsageError
 from orchestrator.home import StudyFiles, all_studies
 from orchestrator.journal import read
 from orchestrator.leaderboard import Standing, leaderboard
-from orchestrator.records import Records, replay
-from orchestrator.study import StudySpec
+from orchestrator.records import Records, TrialRecord, replay
+from orchestrator.study import Objective, StudySpec
 from trials.kept import best_checkpoint, checkpoints
-from trials.reports import State
+from trials.reports import AT_THE_END, State
 
 Cells = dict[str, object]
 
@@ -129,15 +129,26 @@ def best_files(files: StudyFiles, standings: list[Standing]) -> dict[str, Path]:
         if picture := trial.picture_at(objective):
             found["best_samples"] = directory / picture
         newest_first = checkpoints(directory / "checkpoints")
-        at_best = objective.metric == spec.judged_by[0] and objective.at == "best"
-        best = (best_checkpoint(directory / "checkpoints") if at_best else None) or next(
-            iter(newest_first), None
-        )
-        if best is not None:
+        for best in checkpoints_of(files, trial, objective)[:1]:
             found["best_checkpoint"] = best
-        if newest_first and newest_first[0] != best:
-            found["last_checkpoint"] = newest_first[0]
+            if newest_first[0] != best:
+                found["last_checkpoint"] = newest_first[0]
         for path in newest_first[1:]:
             if int(path.name.removeprefix("step_")) in spec.keep_steps:
                 found["earlier_checkpoint"] = path
     return found
+
+
+def checkpoints_of(files: StudyFiles, trial: TrialRecord, objective: Objective | None = None) -> list[Path]:
+    """The trial's checkpoints, unchecked: first the one that its value of `objective` is of, then the newest ones.
+
+    That is the best one; of an objective that is measured at the end (of the last evaluation, of training) the newest.
+    """
+    directory = files.trial(trial.key) / "checkpoints"
+    best = None if objective is not None and _is_of_the_end(objective) else best_checkpoint(directory)
+    return [*([best] if best else []), *(path for path in checkpoints(directory) if path != best)]
+
+
+def _is_of_the_end(objective: Objective) -> bool:
+    section, _, name = objective.metric.partition("/")
+    return section != "eval" or objective.at == "last" or name in AT_THE_END

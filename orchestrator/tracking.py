@@ -75,6 +75,7 @@ from orchestrator.journal import (
 )
 from orchestrator.leaderboard import Standing, leaderboard
 from orchestrator.records import Records, TrialRecord
+from orchestrator.status import checkpoints_of
 from orchestrator.study import Choices, Objective, Range, StudySpec, axes
 from trials.errors import CheckpointError
 from trials.kept import best_checkpoint, checkpoints
@@ -339,7 +340,7 @@ class MlflowSink:
             name=study.name,
             description=study.description,
             source=study.source,
-            space=[f"{name}: {_axis_words(axis)}" for name, axis in study.space.items()],
+            space=[f"{name}: {arms.axis_words(axis)}" for name, axis in study.space.items()],
             objectives=[f"{o.metric} ({o.mode})" for o in study.objectives],
             rows=rows,
             remarks=self._remarks() if rows else [],
@@ -360,7 +361,7 @@ class MlflowSink:
     def _note_picture(self, standings: Sequence[Standing]) -> tuple[str, str, str] | None:
         """The best trial's best grid, small, as an artifact of the study's run; None when there is none."""
         best = standings[0].best_trial if standings else None
-        grid = None if best is None else _best_grid(best, self._study.objective)
+        grid = None if best is None else best.grid_at(self._study.objective)
         if best is None or grid is None:
             return None
         run, name = self._study_run(), "pictures/best.png"
@@ -603,7 +604,7 @@ class MlflowSink:
         if not grids:
             return
         chosen = {views.FINAL_PICTURES: (max(grids), grids[max(grids)])}
-        if best := _best_grid(trial, self._study.objective):
+        if best := trial.grid_at(self._study.objective):
             chosen[views.BEST_PICTURES] = best
         for key, (_, path) in chosen.items():
             self._log_picture(run, key, 0, self._files.trial(trial.key) / path, at_ms)
@@ -636,9 +637,10 @@ class MlflowSink:
         """Log the trial's generator; `model` is what an earlier try has left."""
         values = self._records.arms[trial.arm].values
         spec = arms.trial_spec(self._study, values, trial.seed, "")
+        candidates = checkpoints_of(self._files, trial, self._study.objective)
         with tempfile.TemporaryDirectory() as directory:
             try:
-                step = _write_generator(Path(directory), spec, trial.key, self._files.trial(trial.key))
+                step = _write_generator(Path(directory), spec, trial.key, candidates)
             except CheckpointError as error:
                 self._api.set_tag(run, "gan_sweep.lost_model", str(error)[:5000])
                 return
@@ -697,14 +699,6 @@ def _bests(trial: TrialRecord, objectives: Iterable[Objective]) -> dict[str, flo
     return found if step is None else {**found, "best/step": float(step)}
 
 
-def _best_grid(trial: TrialRecord, objective: Objective) -> tuple[int, str] | None:
-    """Step and path of the sample grid at the trial's value of the objective, or else the nearest earlier one."""
-    step = trial.value_step(objective)
-    grids = trial.pictures.get(views.STEP_PICTURES, {})
-    earlier = [s for s in grids if step is not None and s <= step]
-    return (max(earlier), grids[max(earlier)]) if earlier else None
-
-
 def _narrowed(picture: Image.Image) -> Image.Image:
     """A copy of at most NOTE_WIDTH pixels in width."""
     picture.load()
@@ -712,19 +706,24 @@ def _narrowed(picture: Image.Image) -> Image.Image:
     return picture.convert("RGB").resize((width, max(1, round(picture.height * width / picture.width))))
 
 
-def _write_generator(directory: Path, spec: TrialSpec, key: str, trial_directory: Path) -> int:
+def _write_generator(directory: Path, spec: TrialSpec, key: str, candidates: Sequence[Path]) -> int:
     """Write generator.pt, a state dictionary that loads with weights_only=True, and config.json, what it is.
 
-    Of the best checkpoint, or else the newest one; returns its step. Raises CheckpointError when it is not whole.
+    Of the first of `candidates`, checkpoints, that is whole; returns its step. Raises CheckpointError when none is.
     """
     import torch  # here: `gan-sweep ui` does without
 
     from trials.checkpoints import load
 
-    kept = trial_directory / "checkpoints"
-    newest = checkpoints(kept)
-    chosen = best_checkpoint(kept) or (newest[0] if newest else kept / "none")
-    state = load(chosen, key, torch.device("cpu"))
+    problem = CheckpointError("there is no checkpoint")
+    for path in candidates:
+        try:
+            state = load(path, key, torch.device("cpu"))
+            break
+        except CheckpointError as error:
+            problem = error
+    else:
+        raise problem
     averaged = state["averaged"]
     torch.save(state["generator"] if averaged is None else averaged, directory / "generator.pt")
     config = {
@@ -767,14 +766,6 @@ def _logarithms(study: StudySpec, values: Mapping[str, Value]) -> dict[str, floa
 
 def _examples(axis: Choices | Range) -> list[Value]:
     return axis.values() if isinstance(axis, Choices) else [axis.low, axis.high]
-
-
-def _axis_words(axis: Choices | Range) -> str:
-    """`0.001, 0.0001`, or `1e-05 to 0.01 in its logarithm`."""
-    if isinstance(axis, Choices):
-        return ", ".join(map(arms.show, axis.choices))
-    step = f" in steps of {arms.show(axis.step)}" if axis.step is not None else ""
-    return f"{arms.show(axis.low)} to {arms.show(axis.high)}{step}{' in its logarithm' if axis.log else ''}"
 
 
 def _is_number(value: Value) -> bool:

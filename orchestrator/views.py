@@ -18,7 +18,7 @@ import colorsys
 import json
 import re
 import zlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import quote, urlencode
@@ -40,7 +40,8 @@ IN_A_ROW = {"Pictures: best and last": 2, "Pictures step by step": 4, "Gallery":
 """Pictures side by side in a card of each section, in a window of 1600 pixels."""
 
 COLOURS = ("#4363d8", "#e6194b", "#3cb44b", "#f58231", "#911eb4", "#00b4d8", "#9a6324", "#f032e6", "#808000",
-           "#7f7f7f", "#000075", "#ffb000")  # fmt: skip
+           "#7f7f7f", "#e178b4", "#ffb000")  # fmt: skip
+"""Of arms, here and in reports: they can be told apart on white, and seen on dark grey."""
 GOLDEN = 0.618033988749895
 
 NOTE_LIMIT = 7500
@@ -52,8 +53,8 @@ GAP = "&ensp;"
 NOTE_WIDTH = 700
 """Pixels of a picture in a note: MLflow does not limit it."""
 
-SPECIAL = re.compile(r"[\\`*_{}\[\]()#+!|<>&~$@]|^[-=\d]|(?<=:)/|(?<=www)\.")
-"""Characters that may act as markup where they stand."""
+SPECIAL = re.compile(r"[\\`*_{}\[\]#|<>&~$@]|^[-+=]|^\d+[.)](?=\s|$)|(?<=:)/|(?<=www)\.", re.IGNORECASE)
+"""Where text may act as markup: the last character of each match. Parentheses and `!` act beside brackets alone."""
 
 Fields = dict[str, object]
 """A JSON object of MLflow's UI."""
@@ -392,12 +393,14 @@ def _table(experiment_id: str, objectives: Sequence[str], rows: Sequence[NoteRow
 
 
 def number(value: float | None) -> str:
-    """Four digits, or nothing.
+    """A measured value for people: four digits, a dash for none.
 
-    >>> number(0.123456), number(None)
-    ('0.1235', '')
+    >>> [number(x) for x in (None, 0.05137, 12345.6, 0.0)]
+    ['-', '0.05137', '12346', '0']
     """
-    return "" if value is None else f"{value:.4g}"
+    if value is None:
+        return "-"
+    return f"{value:.0f}" if 10_000 <= abs(value) < 1e7 else f"{value:.4g}"
 
 
 def escaped(text: str, limit: int) -> str:
@@ -408,9 +411,19 @@ def escaped(text: str, limit: int) -> str:
     >>> escaped("a|b <i>x</i>", 99)
     'a&#124;b &#60;i&#62;x&#60;/i&#62;'
     """
-    line = "".join(c for c in " ".join(text.split()) if c.isprintable())
+    line = one_line(text)
     line = line if len(line) <= limit else line[: limit - 3] + "..."
-    return SPECIAL.sub(lambda found: f"&#{ord(found[0])};", line)
+    return without_markup(line, lambda special: f"&#{ord(special)};")
+
+
+def without_markup(line: str, escape: Callable[[str], str]) -> str:
+    """A line with `escape` of every character that may act as markup."""
+    return SPECIAL.sub(lambda found: found[0][:-1] + escape(found[0][-1]), line)
+
+
+def one_line(text: str) -> str:
+    """What can be printed of a text, with single spaces."""
+    return " ".join("".join(c for c in " ".join(text.split()) if c.isprintable()).split())
 
 
 def _short(text: str, limit: int) -> str:

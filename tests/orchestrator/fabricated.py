@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -45,13 +46,15 @@ def fabricate(
     floors: Sequence[float] | None = None,
     pictures: bool = True,
     source: str = "",
+    provenance: Mapping[str, str] = MappingProxyType({}),
+    graded: Sequence[int] = (6, 12),
     **changes: Any,
 ) -> StudyFiles:
-    """A study in the home of the test. Every trial reports at steps 6 and 12 and takes an hour.
+    """A study in the home of the test. Every trial takes an hour and is evaluated at steps 6 and 12.
 
     `trials`: of each arm its values, and how its seeds ended. `ended`: the study's last state; None while it runs or
-    after its driver died. `reason`, `detail`: of what failed. `floors`: of each arm's images. `changes`: of the
-    definition.
+    after its driver died. `reason`, `detail`: of what failed. `floors`: of each arm's images. `provenance`: more of it.
+    `graded`: the steps of evaluations from the worst to the best. `changes`: of the definition.
     """
     study = tiny_study(
         name=name, seeds=list(range(max((len(ends) for _, ends in trials), default=1))), **changes
@@ -63,7 +66,7 @@ def fabricate(
         files.source.write_text(source)
     if not trials and ended is None:
         return files
-    events: list[Event] = [StudyStarted(at_ms=HOUR, uid="u", provenance=PROVENANCE)]
+    events: list[Event] = [StudyStarted(at_ms=HOUR, uid="u", provenance={**PROVENANCE, **provenance})]
     for number, (values, ends) in enumerate(trials):
         keys = {f"{number:08d}{seed:08d}": seed for seed in range(len(ends))}
         events.append(
@@ -75,7 +78,9 @@ def fabricate(
             floor = floors[number] if floors else FLOOR
             events.append(TrialStarted(at_ms=HOUR, key=key, attempt=1))
             value = end if isinstance(end, float) else 0.9
-            rows = [(step, _metrics(value * 12 / step, floor)) for step in (6, 12)]
+            rows = sorted(
+                (step, _metrics(value * len(graded) / place, floor)) for place, step in enumerate(graded, 1)
+            )
             drawn = (
                 [("samples/fixed", step, f"samples/step_{step}.png") for step in (6, 12)] if pictures else []
             )

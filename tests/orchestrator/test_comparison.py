@@ -10,6 +10,7 @@ import pytest
 from orchestrator import commands
 from orchestrator.comparison import compare_all
 from orchestrator.errors import UsageError
+from orchestrator.testing import tiny_study
 from tests.orchestrator.fabricated import fabricate
 
 
@@ -57,13 +58,58 @@ def test_what_does_not_compare_is_refused_with_the_reason(changes: dict[str, obj
         compare_all(["first", "second"])
 
 
-def test_other_images_are_a_warning() -> None:
-    two_studies(dataset={"name": "digits", "limit": 900})
-    assert compare_all(["first", "second"]).warning == ""
-    fabricate(name="third", dataset="mnist5k")
-    found = compare_all(["first", "third"])
-    assert "different images (digits, mnist5k)" in found.warning
+def digests(digest: str, network: str = "") -> dict[str, str]:
+    """The provenance of a study of digits."""
+    source = str(tiny_study().dataset.source)
+    features = (
+        {"gan_sweep.features": json.dumps({"digits": f"{network}, right about 97.50%"})} if network else {}
+    )
+    return {"gan_sweep.dataset_digests": json.dumps({source: digest}), **features}
+
+
+@pytest.mark.parametrize(
+    ("dataset", "words"),
+    [
+        ("mnist5k", "digits; mnist5k"),
+        ({"name": "digits", "limit": 900}, "digits; digits, the first 900"),
+        ({"name": "digits", "hold_out": 100}, "digits; digits, 100 held out"),
+        ({"name": "digits", "stored": 16, "size": 8}, "digits; digits 16x16x1, averaged to 8"),
+    ],
+)
+def test_other_images_are_a_warning_without_a_winner(dataset: object, words: str) -> None:
+    two_studies(dataset=dataset)
+    found = compare_all(["first", "second"])
+    assert f"different images ({words})" in found.warning
     assert found.best is None
+    assert found.against == {}
+    assert [found.words(item) for item in found.items] == ["not compared"] * 2
+
+
+def test_one_name_with_other_contents_is_a_warning() -> None:
+    fabricate(name="first", provenance=digests("a" * 64, "classifier_a"))
+    fabricate(name="second", provenance=digests("b" * 64, "classifier_b"))
+    fabricate(name="unrecorded")
+    found = compare_all(["first", "second"])
+    assert "(digits, SHA-256 aaaaaaaa; digits, SHA-256 bbbbbbbb)" in found.warning
+    assert found.best is None
+    assert compare_all(["first", "unrecorded"]).warning == ""
+    assert compare_all(["first", "second", "unrecorded"]).warning
+
+
+def test_other_networks_of_the_same_images_are_refused() -> None:
+    fabricate(name="first", provenance=digests("a" * 64, "classifier_a"))
+    fabricate(name="same", provenance=digests("a" * 64, "classifier_a"))
+    fabricate(name="other", provenance=digests("a" * 64, "classifier_b"))
+    assert compare_all(["first", "same"]).best == "first"
+    with pytest.raises(UsageError, match="first is judged by classifier_a, other by classifier_b"):
+        compare_all(["first", "other"])
+
+
+def test_values_of_training_are_compared_whatever_the_images() -> None:
+    objective = {"metric": "final/g_loss"}
+    fabricate(name="first", objective=objective)
+    fabricate(name="second", objective=objective, dataset="mnist5k")
+    assert compare_all(["first", "second"]).warning == ""
 
 
 @pytest.mark.parametrize(

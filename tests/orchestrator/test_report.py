@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import html
 import importlib
 import itertools
 import json
@@ -18,21 +19,25 @@ import pytest
 from filelock import FileLock
 from hypothesis import example, given
 from hypothesis import strategies as st
+from markdown_it import MarkdownIt
 from PIL import Image
 
-from orchestrator import charts, commands, findings
+from orchestrator import asked, charts, commands, findings
 from orchestrator.charts import ArmCurves, Point, band
+from orchestrator.comparison import compare_all
 from orchestrator.embed import Embedder, _native
+from orchestrator.export import make_tables
 from orchestrator.findings import arm_rows, dots
 from orchestrator.home import StudyFiles
 from orchestrator.pages import content_policy, markdown
-from orchestrator.reading import read_study
+from orchestrator.reading import judged_on_different_images, read_study
 from orchestrator.report import SECTIONS, Content, write_report
 from orchestrator.reproduce import recipe
 from orchestrator.status import load_definition
 from orchestrator.study import Choices, Range
 from orchestrator.testing import tiny_study
-from tests.orchestrator.fabricated import TWO_RATES, fabricate
+from orchestrator.views import colour, one_line
+from tests.orchestrator.fabricated import TWO_RATES, Trials, fabricate
 
 go: Any = importlib.import_module("plotly.graph_objects")  # it ships no types
 
@@ -202,11 +207,100 @@ def test_arms_that_cannot_be_told_apart_are_called_so_with_the_seeds_that_would_
     assert "is better than" not in answer
 
 
-def test_arms_on_different_images_are_not_compared() -> None:
-    answer = " ".join(answer_of(fabricate(floors=[0.1, 0.2])))
-    assert "judged on different images" in answer
-    assert "better than" not in answer
-    assert "floor of" not in answer
+OTHER_IMAGES = [{"name": "mnist5k"}, {"name": "digits", "limit": 900}, {"name": "digits", "hold_out": 100},
+                {"name": "digits", "size": 16}]  # fmt: skip
+ON_TWO: Trials = [({"arm": "a"}, [0.30, 0.31, 0.29]), ({"arm": "b"}, [0.60, 0.62, 0.61])]
+
+
+def on_two(dataset: dict[str, Any], **changes: Any) -> StudyFiles:
+    """A study of two arms, of which the second one has a dataset of its own."""
+    return fabricate(ON_TWO, arms={"a": {}, "b": {"dataset": dataset}}, space={}, **changes)
+
+
+@pytest.mark.parametrize("metric", ["eval/fd", "eval/recall"])
+@pytest.mark.parametrize("dataset", OTHER_IMAGES)
+def test_arms_on_different_images_are_not_compared(dataset: dict[str, Any], metric: str) -> None:
+    mode = "min" if metric == "eval/fd" else "max"
+    files = on_two(dataset, objective={"metric": metric, "mode": mode})
+    written = write_report(files)
+    reading = read_study(files)
+    assert judged_on_different_images(reading.study, (arm.values for arm in reading.records.arms))
+    for row in arm_rows(reading):
+        assert (row.rank, row.comparison, row.verdict, row.more_seeds) == (None, None, "", None)
+    assert written.summary["different_images"] is True
+    assert [arm["rank"] for arm in written.summary["arms"]] == [None, None]  # type: ignore[attr-defined]
+    for line in make_tables(reading)["leaderboard"].rows:
+        assert (line["rank"], line["verdict"], line["difference"], line["p"]) == (None, "", None, None)
+    for text in (Tags(written.html.read_text()).text, written.markdown.read_text(), " ".join(written.answer)):
+        text = " ".join(text.split())
+        assert "judged on different images" in text
+        for verdict in (
+            "better than",
+            "is best",
+            "the best arm",
+            "Best arm",
+            "times the floor",
+            "worse",
+            "tied with",
+        ):
+            assert verdict not in text
+
+
+def test_arms_on_the_same_images_are_compared_whatever_their_floors() -> None:
+    same: list[dict[str, Any]] = [
+        {"name": "digits"},
+        {"name": "digits", "size": 8},
+        {"name": "digits", "channels": 1},
+    ]
+    for i, dataset in enumerate(same):
+        answer = " ".join(answer_of(on_two(dataset, name=f"made{i}", floors=[0.1, 0.2])))
+        assert "a is best" in answer
+    files = on_two({"name": "mnist5k"}, name="of_training", objective={"metric": "final/g_loss"})
+    assert "different images" not in " ".join(answer_of(files))
+
+
+def test_the_grid_in_every_form_is_of_the_step_that_the_value_is_from() -> None:
+    files = fabricate(
+        [({"lr": 1e-3}, [0.3]), ({"lr": 1e-4}, [0.6])], graded=(12, 6)
+    )  # the best one is the first
+    reading = read_study(files)
+    (sheet, _) = Content.of(reading).context["sheets"]
+    assert sheet["step"] == 6
+    trial = next(iter(reading.records.trials.values()))
+    first = files.trial(trial.key) / "samples" / "step_6.png"
+    assert reading.sample_grid(trial) == first
+    (files.trial(trial.key) / "samples" / "step_12.png").unlink()
+    assert "samples.png" in write_report(files).markdown.read_text()
+    assert all(
+        item.picture and item.picture.name == "step_6.png" for item in compare_all(["made:0", "made:1"]).items
+    )
+
+
+def test_what_judged_is_told_a_line_a_dataset_and_nothing_where_nothing_is_judged() -> None:
+    networks = {
+        "digits": "classifier_0a1b2c3d, right about 97.50% of held-out images",
+        "mnist5k": "classifier_9f8e7d6c",
+    }
+    files = on_two({"name": "mnist5k"}, provenance={"gan_sweep.features": json.dumps(networks)},
+                   evaluate={"samples": 16, "features": "classifier"})  # fmt: skip
+    lines = [words for key, words in asked.facts(read_study(files)) if key == "evaluation"]
+    assert lines == [
+        f"16 generated images against as many real ones of {name}, in the features of a classifier trained on the "
+        f"dataset's labels ({network})"
+        for name, network in networks.items()
+    ]
+    assert "classifier_0a1b2c3d" in text_of(files)
+    files = fabricate(name="unjudged", objective={"metric": "final/g_loss"}, evaluate={"count": 0})
+    assert "evaluation" not in dict(asked.facts(read_study(files)))
+    files = fabricate(name="unrecorded", provenance={"gan_sweep.features": "[1"})
+    (line,) = [words for key, words in asked.facts(read_study(files)) if key == "evaluation"]
+    assert line.endswith("in the features of an untrained network")
+
+
+def test_an_arm_has_the_colour_that_it_has_in_mlflow() -> None:
+    trials: Trials = [({"lr": 1e-3 + i * 1e-5}, [0.3 + i / 100]) for i in range(14)]
+    rows = arm_rows(read_study(fabricate(trials, pictures=False)))
+    assert [row.colour for row in rows] == [colour(i) for i in range(14)]
 
 
 def test_lost_seeds_are_told_in_the_answer_the_leaderboard_and_the_failures() -> None:
@@ -397,12 +491,64 @@ def test_a_discriminator_that_wins_is_remarked() -> None:
     assert "the discriminator loses" in findings._balance(0.2, 0.1)
 
 
-@given(st.text(max_size=60))
+@pytest.mark.parametrize(
+    ("modes", "words"),
+    [(1.0, "1 class appears"), (2.75, "2.8 classes appear"), (120.0, "120 classes appear")],
+)
+def test_classes_are_counted_in_plain_numbers(modes: float, words: str) -> None:
+    assert findings._modes(modes) == words
+
+
+def test_a_study_of_one_trial_speaks_of_one() -> None:
+    assert "The only trial completed." in answer_of(
+        fabricate([({"lr": 1e-3}, [0.3])], space={"lr": {"choices": [1e-3]}})
+    )
+
+
+MARKUP = st.text(st.sampled_from("`*_{}[]()#!|<>&~$\\@-+=1.: \n\tab;w/"), min_size=1, max_size=20)
+AROUND = ("{}", "- {}", "> {}", "# {}", "**{}**", "| a | b |\n|---|---|\n| {} | c |")
+"""Where the template puts text."""
+
+
+@given(st.text(max_size=60) | MARKUP)
+@example("1. one")
+@example("12) twelve")
+@example("- a")
+@example("+ a")
+@example("&amp; &#65;")
+@example("https://a.b www.a.b")
+@example("---")
+@example("***")
+@example("[a](b) ![c](d)")
+@example("\\| \\")
 def test_markdown_shows_text_as_it_is_in_one_line(text: str) -> None:
-    shown = markdown(text)
+    shown, line = markdown(text), one_line(text)
     assert len(shown.splitlines()) <= 1
-    assert not re.search(r"(?<!\\)(\\\\)*[|<`]", shown)
-    assert re.sub(r"\\(.)", r"\1", shown) == " ".join(text.split())
+    if not line:
+        return
+    reader = MarkdownIt("commonmark").enable(["table", "strikethrough"])
+    for around in AROUND:
+        rendered = reader.render(around.format(shown))
+        assert html.unescape(re.sub(r"<[^>]*>", "", rendered)).split() == around_words(around, line)
+        assert re.findall(r"<(\w+)", rendered) == re.findall(r"<(\w+)", reader.render(around.format("text")))
+
+
+def around_words(around: str, line: str) -> list[str]:
+    return ["a", "b", *line.split(), "c"] if "|" in around else line.split()
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("1. one", "1\\. one"),
+        ("0.5 (95 % interval 0.4 to 0.6), 1e+10", "0.5 (95 % interval 0.4 to 0.6), 1e+10"),
+        ("https://a.b", "https:\\//a.b"),
+        ("www.a.b", "www\\.a.b"),
+        ("lr=0.001 obs_mlp", "lr=0.001 obs\\_mlp"),
+    ],
+)
+def test_markdown_stays_readable_and_has_no_links_of_its_own(text: str, shown: str) -> None:
+    assert markdown(text) == shown
 
 
 def test_hostile_text_breaks_no_row_of_the_markdown() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,12 @@ from orchestrator import commands
 from orchestrator.backends.inline import InlineBackend
 from orchestrator.errors import UsageError
 from orchestrator.home import StudyFiles, home
+from orchestrator.reading import read_study
 from orchestrator.sampling import draw, find_source, write
+from orchestrator.status import checkpoints_of
+from orchestrator.study import Objective
 from orchestrator.testing import make_sweep, run_sweep, tiny_study
+from tests.orchestrator.fabricated import fabricate
 from trials.samples import FIXED_NOISE_SEED
 
 
@@ -148,6 +153,47 @@ def test_images_come_as_a_grid_an_array_or_a_file_each(study: StudyFiles, tmp_pa
         assert np.array_equal(pixels(path)[..., 0], image[0])
     with pytest.raises(UsageError, match=r"write FILE.png"):
         write(samples, tmp_path / "images.gif")
+    assert write(samples, tmp_path / "threes.v2")[0] == tmp_path / "threes.v2" / "00.png"
+
+
+def test_a_directory_with_other_pictures_is_refused_and_one_of_the_same_is_written_over(
+    study: StudyFiles, tmp_path: Path
+) -> None:
+    source = find_source("tiny")
+    out = tmp_path / "each"
+    write(draw(source, 11, 0), out)
+    before = {path: path.read_bytes() for path in out.iterdir()}
+    few = draw(source, 4, 0)
+    with pytest.raises(UsageError, match=r"each holds other pictures \(00.png and 10 more\)"):
+        write(few, out)
+    with pytest.raises(UsageError, match="holds other pictures"):
+        commands.sample("tiny", trial=None, n=4, seed=1, label=None, out=out, raw=False)
+    assert {path: path.read_bytes() for path in out.iterdir()} == before
+    write(draw(source, 11, 1), out)
+    assert len(list(out.iterdir())) == 11
+
+
+@pytest.mark.parametrize(
+    ("objective", "first"),
+    [
+        (None, 4),
+        (Objective(metric="eval/fd"), 4),
+        (Objective(metric="eval/fd", at="last"), 12),
+        (Objective(metric="eval/nn_train_ratio", mode="max"), 12),
+        (Objective(metric="final/d_acc", mode="max"), 12),
+    ],
+)
+def test_the_checkpoint_of_the_value_comes_first(
+    objective: Objective | None, first: int, private_home: Path
+) -> None:
+    files = fabricate()
+    trial = next(iter(read_study(files).records.trials.values()))
+    for step in (4, 8, 12):
+        made = files.trial(trial.key) / "checkpoints" / f"step_{step:09d}"
+        made.mkdir(parents=True)
+        (made / "manifest.json").write_text(json.dumps({"best": step == 4}))
+    steps = [int(path.name.removeprefix("step_")) for path in checkpoints_of(files, trial, objective)]
+    assert steps == [first, *(step for step in (12, 8, 4) if step != first)]
 
 
 def test_a_conditional_model_draws_the_class_that_is_asked_for(private_home: Path) -> None:
