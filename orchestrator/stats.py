@@ -223,7 +223,7 @@ def _comparison(arm: str, best: str, d: Difference, p: float, pairs: int, level:
     corrected = 1 - (1 - level) / pairs
     reach = t_quantile((1 + corrected) / 2, d.n - 1) * d.sd / math.sqrt(d.n)
     is_apart = p <= 1 - level
-    needed = None if is_apart else seeds_needed(d.mean, d.sd, corrected)
+    needed = None if is_apart or not d.sd else seeds_needed(d.mean, d.sd, corrected)
     return Comparison(
         arm=arm,
         best=best,

@@ -183,7 +183,7 @@ class TestSubmit:
     def test_from_submit_to_best(self, invoke: Invoke, tiny: Path, private_home: Path) -> None:
         code, stdout, stderr = self.submit(invoke, tiny)
         assert code == 0
-        for words in ("lr=0.001", "2/2", "best_losses.png", "samples/step_000000012.png", "gan-sweep ui",
+        for words in ("lr=0.001", "2/2", "filmstrip.png", "samples/step_0000000", "report tiny", "gan-sweep ui",
                       "viewStateShareKey=gansweep-overview"):  # fmt: skip
             assert words in stdout
         assert stderr.count("completed") == 4

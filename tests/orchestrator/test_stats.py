@@ -84,12 +84,6 @@ def test_a_paired_comparison_is_the_paired_t_test(pairs: list[tuple[float, float
     assert found.n == len(pairs)
 
 
-def test_differences_without_any_spread_are_sure_or_nothing() -> None:
-    same, higher = {0: 1.0, 1: 2.0}, {0: 2.0, 1: 3.0}
-    assert [found.p for arm in (higher, same) if (found := paired(arm, same))] == [0, 1]
-    assert [c.verdict for c in compare({"a": same, "b": higher, "c": same}, "min")] == ["apart", "tied"]
-
-
 def test_only_seeds_with_a_value_in_both_arms_are_compared() -> None:
     found = paired({0: 1.0, 1: 5.0, 2: 3.0, 3: math.nan}, {2: 1.0, 0: 2.0, 3: 4.0})
     assert found is not None
@@ -234,5 +228,7 @@ def test_a_tie_is_told_with_the_seeds_that_would_end_it() -> None:
 def test_differences_that_are_all_the_same_are_not_certain_from_few_seeds(n: int, verdict: str) -> None:
     values = {"a": {seed: 9.0 for seed in range(n)}, "b": {seed: 10.0 for seed in range(n)}}
     (found,) = compare(values, "min")
-    assert found.verdict == verdict
+    assert (found.verdict, found.more_seeds) == (verdict, None)
     assert found.p == pytest.approx(2 * 0.5**n)
+    (equal,) = compare({"a": values["a"], "c": values["a"]}, "min")
+    assert (equal.verdict, equal.p) == ("tied", 1.0)

@@ -279,9 +279,9 @@ def test_a_trial_s_run_says_where_it_comes_from(finished: tuple[StudyFiles, Stud
     assert run.inputs is not None
     (used,) = run.inputs.dataset_inputs
     assert (used.dataset.name, used.dataset.digest) == ("digits", "d" * 32)
-    assert [f.path for f in client.list_artifacts(run.info.run_id, "checkpoints")] == [
-        "checkpoints/step_000000012"
-    ]
+    kept = {f.path for f in client.list_artifacts(run.info.run_id, "checkpoints")}
+    assert "checkpoints/step_000000012" in kept  # the last one; the best one may be another
+    assert len(kept) <= 2
 
 
 def test_the_experiment_carries_the_view_that_the_link_opens(finished: tuple[StudyFiles, StudySpec]) -> None:
@@ -316,7 +316,8 @@ def test_a_trial_takes_few_calls(finished: tuple[StudyFiles, StudySpec]) -> None
     assert made["create_run"] == n + 1
     assert made["log_batch"] <= 2 * n + study_s_own
     assert made["update_run"] == 1
-    assert made["log_inputs"] == made["log_artifacts"] == n
+    assert made["log_inputs"] == n
+    assert n <= made["log_artifacts"] <= 2 * n  # the last checkpoint, and the best one where it is another
     assert made["list_artifacts"] == 0, "nothing can lie in a run that was made now"
     assert made["log_image"] == len(ALL_PICTURES) * n + 1, "previews, and one for the notes"
     assert made["log_artifact"] == (len(ALL_PICTURES) + 1) * n + 2, (
