@@ -51,7 +51,8 @@ def main() -> None:
             for chosen in (np.arange(n), best):
                 a, b = of[i, chosen], of[-1, chosen]
                 cells += [f"{spearmanr(a, b).statistic:.3f}", f"{kendalltau(a, b).statistic:.3f}"]
-            rows.append([*cells, f"{np.median(of[i] / of[-1]):.3f}"])
+            there = of[-1] != 0  # recall of a collapse is 0
+            rows.append([*cells, f"{np.median(of[i, there] / of[-1, there]):.3f}"])
     header = ["metric", "samples", "Spearman", "Kendall", "Spearman, better half", "Kendall, better half",
               "median ratio to the reference"]  # fmt: skip
     print(table(header, rows))
