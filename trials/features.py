@@ -10,14 +10,12 @@ Distances in the features of two extractors are never comparable; `Extractor.nam
 from __future__ import annotations
 
 import contextlib
-import copy
 import hashlib
 import importlib.resources
+import io
 import json
 import math
 import os
-import pickle
-import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -50,7 +48,7 @@ Words = Callable[[str], None]
 """Takes one line for people."""
 M = TypeVar("M", bound=nn.Module)
 
-RECIPE = 2  # part of the classifier's file name: raise it when the network or its training changes
+RECIPE = 3  # part of the classifier's file name: raise it when the network or its training changes
 BATCH = 128
 LEARNING_RATE = 2e-3
 SHARDS = 4  # of a batch: as many cores as training can use
@@ -65,10 +63,8 @@ WEIGHTS_FILE = "efficientnet-lite0-57934424.pth"
 WEIGHTS_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 IMAGENET_SIDE = 64
 
-_CACHE = 1  # part of the cached features' file names: raise it when what an extractor returns changes
+_CACHE = 2  # part of the cached features' file names: raise it when what an extractor returns changes
 _BACKENDS: Any = torch.backends  # its parts are made when it is imported, unseen by type checkers
-_UNREADABLE = (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError, EOFError, NotImplementedError,
-               pickle.UnpicklingError, zipfile.BadZipFile)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,19 +191,17 @@ def cached_features(extractor: Extractor, images: Tensor, *, key: str, directory
 
 
 def _read_features(path: Path, of: str, n: int, device: torch.device) -> Features | None:
-    try:
-        with (
-            open(path, "rb") as file,
-            np.load(file, allow_pickle=False) as arrays,
-        ):  # checks each one's CRC-32
-            parts = {name: arrays[name] for name in arrays.files}
-        if str(parts.pop("of")) != of or any(len(part) != n for part in parts.values()):
-            return None
-        with torch.inference_mode(False):
-            found = {name: torch.from_numpy(part).to(device) for name, part in parts.items()}
-        return Features(vectors=found["vectors"], probabilities=found.get("probabilities"))
-    except _UNREADABLE:
+    """What was kept of these images; None when it is not there, damaged, or of others."""
+    whole = _read_whole(path)
+    if whole is None:
         return None
+    with np.load(whole, allow_pickle=False) as arrays:
+        parts = {name: arrays[name] for name in arrays.files}
+    if str(parts.pop("of")) != of or any(len(part) != n for part in parts.values()):
+        return None
+    with torch.inference_mode(False):
+        found = {name: torch.from_numpy(part).to(device) for name, part in parts.items()}
+    return Features(vectors=found["vectors"], probabilities=found.get("probabilities"))
 
 
 # Classifier
@@ -292,12 +286,12 @@ def _classifier(
     network = Classifier(shape, n_classes)
     of = json.dumps([RECIPE, digest, list(shape), n_classes, len(images)])
     path = directory / f"classifier-{hashlib.sha256(of.encode()).hexdigest()[:20]}.pt"
-    stored = _read_classifier(path, network)
+    stored = _read_classifier(path)
     if stored is None:
         try:
             directory.mkdir(parents=True, exist_ok=True)
             with _waited_for(path.with_suffix(".lock"), f"classifier of {dataset}", progress):
-                stored = _read_classifier(path, network)
+                stored = _read_classifier(path)
                 if stored is None:
                     stored = _trained(network, _copied(images), targets, device, progress, dataset)
                     _replace(path, lambda file: torch.save(stored, file))
@@ -325,20 +319,13 @@ def _classifying(network: Classifier, digest: str, accuracy: float | None, devic
     )
 
 
-def _read_classifier(path: Path, network: nn.Module) -> dict[str, Any] | None:
-    """What was stored of a classifier that fits `network`, or None when it is not there or damaged."""
-    try:
-        stored: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        if _weights_digest(stored["state"]) != stored["digest"]:
-            return None
-        copy.deepcopy(network).load_state_dict(stored["state"], assign=True)
-        return {
-            "state": stored["state"],
-            "digest": stored["digest"],
-            "accuracy": float(stored["accuracy"]),
-        }
-    except _UNREADABLE:
+def _read_classifier(path: Path) -> dict[str, Any] | None:
+    """What was kept of the classifier (state, digest, accuracy); None when it is not there or damaged."""
+    whole = _read_whole(path)
+    if whole is None:
         return None
+    stored: dict[str, Any] = torch.load(whole, map_location="cpu", weights_only=True)
+    return stored
 
 
 def _trained(
@@ -638,13 +625,30 @@ def _waited_for(lock: Path, what: str, progress: Words) -> Iterator[None]:
 
 
 def _replace(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Write a file whole or not at all. The caller holds its lock."""
+    """Write a file whole or not at all, its SHA-256 before its content. The caller holds its lock."""
+    content = io.BytesIO()
+    write(content)
     temporary = path.with_suffix(".tmp")
     with open(temporary, "wb") as file:
-        write(file)
+        file.write(hashlib.sha256(content.getbuffer()).digest())
+        file.write(content.getbuffer())
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
+
+
+def _read_whole(path: Path) -> io.BytesIO | None:
+    """The content that `_replace` wrote; None when there is no file, or one whose digest does not hold.
+
+    Nothing of a damaged file reaches a decoder, so none of a decoder's errors has to be taken for damage.
+    """
+    try:
+        kept = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    n = hashlib.sha256().digest_size
+    content = kept[n:]
+    return io.BytesIO(content) if hashlib.sha256(content).digest() == kept[:n] else None
 
 
 @contextlib.contextmanager
