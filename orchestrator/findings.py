@@ -404,11 +404,3 @@ def uses(reading: Reading) -> list[Use]:
             )
         )
     return rows
-
-
-def duration(seconds: float) -> str:
-    """`40 s`, `12 min`, `3.4 h` or `5.1 days`."""
-    for unit, length, most, digits in (("s", 1, 100, 0), ("min", 60, 100, 0), ("h", 3600, 100, 1)):
-        if seconds < most * length:
-            return f"{seconds / length:.{digits}f} {unit}"
-    return f"{seconds / 86400:.1f} days"

@@ -254,10 +254,10 @@ def plan_table(plan: Plan) -> Group:
     if plan.kernels is not None:
         facts.add_row("kernels", plan.kernels)
     if plan.seconds is not None:
-        words = f"about {_duration(plan.seconds)} of training steps"
+        words = f"about {duration(plan.seconds)} of training steps"
         if plan.evaluation_s is not None:
             share = plan.evaluation_s / max(1e-9, plan.seconds + plan.evaluation_s)
-            words += f" and {_duration(plan.evaluation_s)} of evaluations ({share:.0%})"
+            words += f" and {duration(plan.evaluation_s)} of evaluations ({share:.0%})"
         facts.add_row("time", f"{words}, without pictures")
     parts: list[RenderableType] = [facts]
     if plan.named:
@@ -290,7 +290,7 @@ def _named_arms(plan: Plan) -> Table:
     return table
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """`40 s`, `12 min`, `3.4 h` or `5.1 days`."""
     for unit, length, most in (("s", 1, 100), ("min", 60, 100), ("h", 3600, 100)):
         if seconds < most * length:

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from orchestrator import arms, asked, charts, findings, showcase
+from orchestrator import arms, asked, charts, findings, plan, showcase
 from orchestrator.charts import ArmCurves, Figure, Point
 from orchestrator.embed import Embedder
 from orchestrator.findings import FLOORS, ArmRow, count
@@ -171,14 +171,14 @@ class Content:
             "uses": uses,
             "total": {
                 "trials": sum(use.trials for use in uses),
-                "run": findings.duration(sum(use.run_s for use in uses)),
-                "busy": findings.duration(reading.busy_s),
+                "run": plan.duration(sum(use.run_s for use in uses)),
+                "busy": plan.duration(reading.busy_s),
                 "submits": reading.submits,
             },
             "recipe": recipe(reading),
             "updated": f"{updated:%Y-%m-%d %H:%M} UTC" if reading.records.updated_ms else "its definition",
             "number": number,
-            "duration": findings.duration,
+            "duration": plan.duration,
             "count": count,
         }
 
