@@ -286,17 +286,17 @@ def _classifier(
     network = Classifier(shape, n_classes)
     of = json.dumps([RECIPE, digest, list(shape), n_classes, len(images)])
     path = directory / f"classifier-{hashlib.sha256(of.encode()).hexdigest()[:20]}.pt"
-    stored = _read_classifier(path)
-    if stored is None:
-        try:
-            directory.mkdir(parents=True, exist_ok=True)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        stored = _read_classifier(path)
+        if stored is None:
             with _waited_for(path.with_suffix(".lock"), f"classifier of {dataset}", progress):
                 stored = _read_classifier(path)
                 if stored is None:
                     stored = _trained(network, _copied(images), targets, device, progress, dataset)
                     _replace(path, lambda file: torch.save(stored, file))
-        except OSError as error:
-            raise DatasetError(f"a classifier cannot be kept in {directory}: {error}") from error
+    except OSError as error:
+        raise DatasetError(f"a classifier cannot be kept in {directory}: {error}") from error
     network.load_state_dict(stored["state"], assign=True)
     return _classifying(network, stored["digest"], stored["accuracy"], device)
 
