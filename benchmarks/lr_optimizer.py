@@ -23,7 +23,7 @@ WINDOWS = ((0.0, 0.05), (0.05, 0.2), (0.2, 0.5), (0.8, 1.0))
 def main() -> None:
     files = StudyFiles.of(sys.argv[1] if len(sys.argv) > 1 else "lr_optimizer-short")
     study, records = load_definition(files), load_records(files)
-    curves = results.curves(files, records.trials)
+    curves = results.curves(files, records.trials.values())
     windows, ends = [], []
     for arm in records.arms:
         for trial in arm.trials:

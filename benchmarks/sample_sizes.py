@@ -66,9 +66,9 @@ def judged(study: str, sizes: list[int], data_dir: Path | None) -> dict[str, NDA
     for trial in records.trials.values():
         dataset = arms.resolved(definition, records.arms[trial.arm].values).dataset
         prepared = prepare(dataset.source, cache_dir=home() / "datasets", data_dir=data_directory(data_dir))
-        for path in checkpoints(files.trial(trial.key) / "checkpoints"):
+        for path in checkpoints(files.trial(trial.folder) / "checkpoints"):
             source = find_source(str(path))
-            state = built(source, load(path, source.key, cpu), cpu)
+            state = built(source, load(path, source.keys, cpu), cpu)
             whole, mine, held_out = resident(
                 prepared.images, prepared.labels, cpu, source.spec.limit, source.spec.hold_out
             )

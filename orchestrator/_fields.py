@@ -32,8 +32,13 @@ from trials.schedule import DRAWS, MAX_RATE
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
 NAME_RULE = "must be 1 to 63 of the characters A-Z a-z 0-9 . _ - and start with a letter or digit"
 MAX_ARMS = 100_000
+MOST_LISTED = 30
+"""Models or datasets in a list."""
+MOST_CHARACTERS = 300
+"""Of a constraint."""
 LEAST_EVALUATED = 8
 """Images of an evaluation: neighbourhoods are of five."""
+FlagName = Literal["d_win", "d_lost", "collapse", "jump", "frozen"]
 BUDGETS = ("full", "short", "smoke")
 
 
@@ -69,22 +74,32 @@ class Block(BaseModel):
     model_config = Strict
 
 
+def _one_or_more(value: object) -> object:
+    return value if isinstance(value, list) else [value]
+
+
+When = dict[str, Annotated[list[Scalar], BeforeValidator(_one_or_more), Field(min_length=1)]]
+"""`{OTHER: VALUE}` or `{OTHER: [VALUE, ...]}`: an arm has the hyperparameter only where all of these hold."""
+
+
 class Choices(Block):
-    """One of a list of values."""
+    """One of a list of values, in arms for which `when` holds."""
 
     choices: Annotated[list[Scalar], Field(min_length=1)]
+    when: When = {}
 
     def values(self) -> list[Value]:
         return list(self.choices)
 
 
 class Range(Block):
-    """A number between two bounds, both included; `log` draws evenly in its logarithm."""
+    """A number between two bounds, both included; `log` draws evenly in its logarithm. `when`: as of choices."""
 
     low: Number
     high: Number
     step: Number | None = None
     log: bool = False
+    when: When = {}
 
     @property
     def size(self) -> float | None:
@@ -124,19 +139,20 @@ def _axis_form(value: object) -> object:
     if not given:
         near = next(filter(None, (nearest(key, AXIS_KEYS) for key in value)), "")
         raise ValueError(f"must be {form}{near and '; '}{near}")
-    if "choices" in given and len(given) > 1:
-        others = ", ".join(sorted(given - {"choices"}))
+    if "choices" in given and given & set(BOUNDS):
+        others = ", ".join(sorted(given & set(BOUNDS)))
         raise ValueError(f"choices and {others} exclude each other; keep one kind")
     return value
 
 
-AXIS_KEYS = ("choices", "low", "high", "step", "log")
+BOUNDS = ("low", "high", "step", "log")
+AXIS_KEYS = ("choices", *BOUNDS, "when")
 Axis = Annotated[
     Annotated[Choices, Tag("choices")] | Annotated[Range, Tag("range")],
     Discriminator(_axis_kind),
     BeforeValidator(_axis_form),
 ]
-"""`{choices: [...]}` or `{low: ..., high: ...}`."""
+"""`{choices: [...]}` or `{low: ..., high: ...}`, with `when`."""
 
 
 class Dataset(Block):
@@ -267,12 +283,20 @@ class Train(Block):
     checkpoint_every: Annotated[int, Field(ge=1, le=100_000_000)] | None = None
 
 
-class Search(Block):
-    """How arms are proposed. `trials`: the number of arms, for random and tpe; a grid runs all its points."""
+SamplerName = Literal["grid", "random", "qmc", "tpe", "cmaes", "gp", "nsga2", "nsga3"]
 
-    sampler: Literal["grid", "random", "tpe"] = "grid"
+
+class Search(Block):
+    """How arms are proposed. `trials`: the number of arms; a grid runs all its points.
+
+    `options`: of the sampler. `warm_start`: a submitted study whose finished arms the sampler learns from first.
+    """
+
+    sampler: SamplerName = "grid"
     trials: Annotated[int, Field(ge=1, le=MAX_ARMS)] | None = None
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    options: dict[str, Scalar] = {}
+    warm_start: str | None = None
 
 
 class Objective(Block):
@@ -324,11 +348,70 @@ class Evaluate(Block):
     features: Literal["auto", "classifier", "imagenet", "random"] = "auto"
 
 
+class Prune(Block):
+    """Arms are judged at rungs, and the weakest end there.
+
+    `rungs`: steps, the first one first; evaluations take place there too. `method`: "halving" waits until all arms are
+    at a rung and keeps the share `keep` of them; "asha" lets an arm go on as soon as it is among the share `keep` of
+    those that have been there; "hyperband" does as halving does in brackets, of which each skips one more of the first
+    rungs; "median" ends arms that are worse than the median of all that have been at the rung; "paired" those that a
+    paired test over seeds calls worse than the best. `least`: arms that must have been at a rung before asha, median
+    and paired judge there. `seeds`: only so many of the first seeds run before the last rung is passed; all when absent.
+    `level`: of the paired test.
+    """
+
+    method: Literal["halving", "asha", "hyperband", "median", "paired"] = "halving"
+    rungs: Annotated[list[Annotated[int, Field(ge=1, le=100_000_000)]], Field(min_length=1, max_length=20)]
+    keep: Annotated[Float, Field(gt=0, lt=1)] = 0.5
+    least: Annotated[int, Field(ge=2, le=MAX_ARMS)] = 4
+    seeds: Annotated[int, Field(ge=1, le=1000)] | None = None
+    level: Annotated[Float, Field(ge=0.5, lt=1)] = 0.95
+
+
+class Rollback(Block):
+    """Going back to the last checkpoint before a flag, with rates times `lr_factor`; at most `times` times."""
+
+    times: Annotated[int, Field(ge=1, le=20)] = 1
+    lr_factor: Annotated[Float, Field(gt=0, lt=1)] = 0.5
+
+
+class Health(Block):
+    """What is said of a training that goes wrong, and what is done.
+
+    `flags`: which flags are raised; they are notes on a trial and change nothing. `stop`: which of them end it as
+    diverged; numbers that are not finite always do. `confirm`: steps that a flag's condition must hold before it is
+    raised, as trainings recover. `rollback`: go back before ending.
+    """
+
+    flags: list[FlagName] = ["d_win", "d_lost", "collapse", "jump", "frozen"]
+    stop: list[FlagName] = []
+    confirm: Annotated[int, Field(ge=1, le=100_000_000)] = 500
+    rollback: Rollback | None = None
+
+
+class Limits(Block):
+    """What a study may take. At a limit it stops cleanly and can go on with a higher one.
+
+    `trials`: that are run to an end. `hours`: by the clock, over all submits together. `gpu_hours`: hours of trials
+    times their share of a GPU. `failed_arms`: arms with a failed trial before the study ends as failed; without it
+    the study runs to its end. `stall_minutes`: a trial that makes no step for so long has its worker ended, and is
+    retried. `retries`: of a trial whose worker was lost, or that ran out of memory.
+    """
+
+    trials: Annotated[int, Field(ge=1, le=100_000_000)] | None = None
+    hours: Annotated[Float, Field(gt=0, le=100_000)] | None = None
+    gpu_hours: Annotated[Float, Field(gt=0, le=10_000_000)] | None = None
+    failed_arms: Annotated[int, Field(ge=0, le=MAX_ARMS)] | None = None
+    stall_minutes: Annotated[Float, Field(gt=0, le=100_000)] = 30.0
+    retries: Annotated[int, Field(ge=0, le=100)] = 2
+
+
 class Resources(Block):
-    """What one trial needs. A fraction of a GPU lets several trials share it."""
+    """What one trial needs, and how many may run at once. A fraction of a GPU lets several trials share it."""
 
     cpu: Annotated[int, Field(gt=0, le=1024)] | Annotated[Float, Field(gt=0, le=1024)] = 1
     gpu: Annotated[int, Field(ge=0, le=64)] | Annotated[Float, Field(ge=0, le=64)] = 0
+    at_once: Annotated[int, Field(ge=1, le=10_000)] | None = None
 
 
 def _pack_form(value: object) -> object:
@@ -395,10 +478,17 @@ class StudySpec(Block):
     fixed: Fixed = {}
     arms: dict[ArmName, Arm] = {}
     space: Annotated[dict[str, Axis], BeforeValidator(_schedules_as_text)] = {}
+    constraints: Annotated[
+        list[Annotated[str, StringConstraints(max_length=MOST_CHARACTERS)]], Field(max_length=50)
+    ] = []
     search: Search = Search()
     objectives: Annotated[Objectives, Field(alias="objective")] = [Objective()]
     pictures: Pictures = Pictures()
     evaluate: Evaluate = Evaluate()
+    prune: Prune | None = None
+    health: Health = Health()
+    limits: Limits = Limits()
+    priority: Annotated[int, Field(ge=-1000, le=1000)] = 0
     resources: Resources = Resources()
     execution: Execution = Execution()
     claims: list[Claim] = []

@@ -1,12 +1,16 @@
-"""Partial documents laid over a study: its budgets and `--set`. Pure functions of nodes."""
+"""Partial documents laid over a study, its budgets and `--set`, and its lists of models and datasets made into arms.
+
+Pure functions of nodes.
+"""
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from orchestrator._fields import NAME_PATTERN, STUDY_FIELDS, KeyPath
+from orchestrator._fields import MOST_LISTED, NAME_PATTERN, STUDY_FIELDS, KeyPath
 from orchestrator._yaml import Node, Place
 
 IN_BUDGET = tuple(name for name in STUDY_FIELDS if name not in ("version", "name", "budgets"))
@@ -50,6 +54,74 @@ def variant(root: Node, budget: str, changes: Sequence[Change] = ()) -> Node:
     if name and isinstance(name.value, str) and not name.broken and re.fullmatch(NAME_PATTERN, name.value):
         children["name"] = replace(name, value=f"{name.value}-{budget}")
     return replace(merged, value=children)
+
+
+def with_lists_as_arms(root: Node) -> tuple[Node, dict[KeyPath, KeyPath]]:
+    """The document with every model and dataset of a list in a named arm of its own, crossed with the arms it names.
+
+    An arm that says itself what a list gives is not crossed with that list. Also returned: where the new parts are
+    written, by their paths. A list that is too long or empty is left as it is.
+    """
+    lists = {key: node for key in ("model", "dataset") if (node := root.child(key)) and _is_list(node)}
+    declared = root.child("arms")
+    if not lists or (declared and not isinstance(declared.value, dict)):
+        return root, {}
+    origin: dict[KeyPath, KeyPath] = {(key,): (key, 0) for key in lists}
+    firsts = {key: node.value[0] for key, node in lists.items()}
+    lists = {key: node for key, node in lists.items() if len(node.value) > 1}
+    if not lists:
+        return replace(root, value={**root.value, **firsts}), origin
+    arms: dict[str, Node] = {}
+    places: dict[str, Place] = {}
+    for name, arm in declared.value.items() if declared else [("", None)]:
+        own = arm.value if arm and isinstance(arm.value, dict) else {}
+        crossed = [key for key in lists if key not in own and (arm is None or isinstance(arm.value, dict))]
+        for chosen in itertools.product(*(range(len(lists[key].value)) for key in crossed)):
+            nodes = {key: lists[key].value[i] for key, i in zip(crossed, chosen, strict=True)}
+            parts = [_part_name(node, i) for node, i in zip(nodes.values(), chosen, strict=True)]
+            new = _free("-".join(filter(None, [name, *parts])), arms)
+            written: list[KeyPath] = [(key, i) for key, i in zip(crossed, chosen, strict=True)]
+            arms[new] = replace(arm, value={**own, **nodes}) if arm and crossed else arm or _mapping(nodes)
+            places[new] = declared.keys[name] if declared else next(iter(nodes.values())).place
+            origin[("arms", new)] = ("arms", name) if declared else written[0]
+            origin |= {("arms", new, str(path[0])): path for path in written}
+    whole = replace(declared, value=arms, keys=places) if declared else _mapping(arms, places, root.place)
+    return replace(root, value={**root.value, **firsts, "arms": whole}), origin
+
+
+def _is_list(node: Node) -> bool:
+    return isinstance(node.value, list) and 1 <= len(node.value) <= MOST_LISTED
+
+
+def _mapping(
+    children: Mapping[str, Node], keys: Mapping[str, Place] | None = None, place: Place | None = None
+) -> Node:
+    at = place or next(iter(children.values())).place
+    return Node(value=dict(children), place=at, keys=keys or {k: node.place for k, node in children.items()})
+
+
+def _part_name(node: Node, i: int) -> str:
+    """What a model or dataset adds to the name of its arm."""
+    text = node.value
+    if isinstance(text, dict):
+        named = node.child("name") or node.child("folder")
+        text = str(named.value).rstrip("/").rpartition("/")[2] if named else ""
+    return re.sub(r"[^A-Za-z0-9._]+", "-", str(text)).strip("-._")[:25] or str(i + 1)
+
+
+def _free(name: str, taken: Collection[str]) -> str:
+    name, n = name[:60], 1
+    while (free := name if n == 1 else f"{name}-{n}") in taken:
+        n += 1
+    return free
+
+
+def written_path(path: KeyPath, origin: Mapping[KeyPath, KeyPath]) -> KeyPath:
+    """Where a path into the document that `with_lists_as_arms` made is written."""
+    for n in range(len(path), 0, -1):
+        if path[:n] in origin:
+            return (*origin[path[:n]], *path[n:])
+    return path
 
 
 def changed(root: Node, changes: Sequence[Change]) -> Node:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 import models
 from orchestrator._fields import (
     AXIS_KEYS,
+    MOST_LISTED,
     NAME_RULE,
     STUDY_FIELDS,
     Arm,
@@ -105,6 +106,8 @@ def _message(path: KeyPath, errors: list[Any], value: Any) -> str:
             return f"must be finite (got {value!r})"
         if error["type"] not in _WANTED:
             return _single_message(path, error, value)
+    if path in (("model",), ("dataset",)) and isinstance(value, list):
+        return f"must be one, or a list of 1 to {MOST_LISTED} (got {len(value)} of them)"
     wanted = " or ".join(dict.fromkeys(_WANTED[error["type"]] for error in errors))
     wanted = wanted.replace("a whole number or a number", "a number")
     return f"must be {wanted} (got {got(value, wanted)})"

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping
 
 import models
 from models import Param, Value
+from orchestrator._fields import Health
 from orchestrator.study import (
     Choices,
     Objective,
     Range,
     StudySpec,
-    axes,
+    allowing,
     build_values,
     evaluations,
     features,
+    grid_points,
     n_classes,
     n_images,
     of_arm,
@@ -24,7 +25,7 @@ from orchestrator.study import (
     training_values,
 )
 from trials.options import TRAINING, switched_on
-from trials.reports import AT_THE_END
+from trials.reports import AT_THE_END, FLAGS
 from trials.spec import TrialSpec, evenly_spaced_steps
 
 IDENTITY = (
@@ -35,21 +36,25 @@ IDENTITY = (
     "fixed",
     "arms",
     "space",
+    "constraints",
     "search",
     "objective",
     "pictures",
     "evaluate",
+    "prune",
+    "health",
 )
 """The fields that decide a study's results; the others may change under the same name."""
 
+OFF: Mapping[str, object] = {"prune": None, "health": Health().model_dump(mode="json")}
+"""Fields of the identity as they are when nobody asks for them."""
 DEFAULT_EVAL_SAMPLES = 2000
 
 
 def grid(study: StudySpec) -> list[dict[str, Value]]:
-    """Every named arm at every point of the space, the last hyperparameter varying fastest; one empty arm for none."""
-    chosen = axes(study)
-    points = itertools.product(*(axis.values() or [] for axis in chosen.values()))
-    return [dict(zip(chosen, point, strict=True)) for point in points]
+    """Every named arm at every point of its space that conditions and constraints leave, the last hyperparameter
+    varying fastest; one empty arm for none."""
+    return list(filter(allowing(study), grid_points(study)))
 
 
 def arm_count(study: StudySpec) -> int:
@@ -91,7 +96,8 @@ def identity(study: StudySpec) -> dict[str, object]:
     whole = study.model_dump(mode="json")
     if len(study.objectives) == 1:
         whole["objective"] = whole["objective"][0]
-    return {name: whole[name] for name in IDENTITY}
+    # What is off is no part of it: studies that were submitted before it existed are the same.
+    return {name: whole[name] for name in IDENTITY if name not in OFF or whole[name] != OFF[name]}
 
 
 def difference(old: Mapping[str, object], new: Mapping[str, object]) -> list[str]:
@@ -132,6 +138,7 @@ def trial_spec(study: StudySpec, values: Mapping[str, Value], seed: int, dataset
     keep = (max(1, round(steps - removed * an_epoch)),) if removed else ()
     drawn = {step for epoch in study.pictures.at if 1 <= (step := round(epoch * an_epoch)) <= steps}
     judged = {*evenly_spaced_steps(steps, n), *keep} if (n := evaluations(study)) else set[int]()
+    judged |= set(study.prune.rungs) if study.prune else set()
     by = next((o for o in study.objectives if _is_judged_on_the_way(o)), Objective())
     return TrialSpec(
         model=study.model,
@@ -156,6 +163,9 @@ def trial_spec(study: StudySpec, values: Mapping[str, Value], seed: int, dataset
         n_classes=n_classes(study) if preset.conditional else 0,
         size=dataset.size if dataset.stored not in (None, dataset.size) else None,
         keep_steps=keep,
+        stops=tuple(name for name in FLAGS if name in study.health.stop),
+        confirm=study.health.confirm,
+        rollback=(back.times, back.lr_factor) if (back := study.health.rollback) else None,
     )
 
 

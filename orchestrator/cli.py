@@ -11,10 +11,10 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 from rich.console import Console
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from orchestrator.home import StudyFiles
     from orchestrator.leaderboard import Standing
     from orchestrator.study import Objective, StudySpec
-    from orchestrator.submit import Submitted
+    from orchestrator.submit import Options, Submitted
 
 app = typer.Typer(
     name="gan-sweep",
@@ -37,12 +37,23 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+config = typer.Typer(help="What gan-sweep is set to.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(config, name="config")
 # A pipe has no width: tables must not be folded for it.
-out = Console(highlight=False, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160)
-err = Console(stderr=True, highlight=False)
+COLOURS: Literal["auto"] | None = None if os.environ.get("NO_COLOR") else "auto"  # None: no bold text either
+out = Console(
+    highlight=False,
+    color_system=COLOURS,
+    width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160,
+)
+err = Console(stderr=True, highlight=False, color_system=COLOURS)
 UI_PORT = 5000
+MOST_PROBLEMS = 8
+"""That verify shows of each check."""
 SHOWN_PICTURES = ("losses", "objective", "samples", "filmstrip", "best_samples")
 """Files that submit names; there are more beside them."""
+LONG = ("submit", "resume", "retry", "extend", "ui", "gc", "delete", "sync", "replay")
+"""Commands that are not ended half-way because whoever reads their output has gone."""
 STATUS_HIDES = ("number", "arm", "seed", "steps", "attempts", "key")
 """Columns of `status --json` that the table leaves to the trial's name or out."""
 
@@ -78,9 +89,53 @@ DataDirOption = Annotated[
     Path | None,
     typer.Option(help="Where datasets lie or will lie (DIR/MNIST/raw/..., folders of images)."),
 ]
-StudyName = Annotated[
-    str | None, typer.Argument(help="A submitted study: its name or a unique prefix; the newest by default.")
+
+
+def _complete_study(incomplete: str) -> list[str]:
+    from orchestrator.home import all_studies
+
+    return [files.name for files in all_studies() if files.name.startswith(incomplete)]
+
+
+def _complete_trial(context: typer.Context, incomplete: str) -> list[tuple[str, str]]:
+    """Numbers of the trials of the study that stands on the command line, with their names."""
+    from orchestrator.home import all_studies
+    from orchestrator.status import load_records
+
+    # After `--trial` without its value the other arguments are not parsed yet.
+    name = context.params.get("study") or next((word for word in context.args if word[:1] != "-"), "")
+    files = next((files for files in all_studies() if files.name.startswith(name)), None)
+    trials = load_records(files).trials.values() if files else ()
+    return [(str(t.number), t.name) for t in trials if str(t.number).startswith(incomplete)]
+
+
+STUDY_HELP = "A submitted study: its name or a unique prefix; the newest by default."
+StudyName = Annotated[str | None, typer.Argument(help=STUDY_HELP, autocompletion=_complete_study)]
+TrialName = Annotated[
+    str | None,
+    typer.Option(
+        "--trial",
+        "-t",
+        help="Only this trial: its number, its key or the beginning of it, or a part of its name.",
+        autocompletion=_complete_trial,
+    ),
 ]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+
+
+BackendOption = Annotated[
+    BackendName | None, typer.Option(help="ray or inline; by default as the study was submitted.")
+]
+WebhookOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Post the end of the study to this address; GAN_SWEEP_WEBHOOK by default.", metavar="URL"
+    ),
+]
+NoWaitOption = Annotated[
+    bool, typer.Option("--no-wait", help="Begin at once, even where other studies use all cores.")
+]
+DetachOption = Annotated[bool, typer.Option("--detach", help="Run in the background.")]
 
 
 def _print_version(wanted: bool) -> None:
@@ -99,13 +154,16 @@ def before(
     ] = False,
 ) -> None:
     """GAN studies: every model, every hyperparameter, several seeds, compared honestly."""
-    if hasattr(signal, "SIGPIPE") and context.invoked_subcommand not in ("submit", "ui"):
+    if hasattr(signal, "SIGPIPE") and context.invoked_subcommand not in LONG:
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `gan-sweep status | head` ends like any other tool
 
 
 @app.command()
 def submit(
-    study: StudyFile,
+    study: Annotated[
+        Path,
+        typer.Argument(help="The study, a YAML file, or the name of a submitted one.", metavar="STUDY.yaml"),
+    ],
     budget: BudgetOption = Budget.full,
     set_: SetOption = None,
     data_dir: DataDirOption = None,
@@ -113,31 +171,152 @@ def submit(
         BackendName, typer.Option(help="ray: an embedded Ray; inline: this process, for debugging.")
     ] = BackendName.ray,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run, and run nothing.")] = False,
+    smoke: Annotated[
+        bool, typer.Option("--smoke", help="First run a tiny version of every arm, and stop if one fails.")
+    ] = False,
+    detach: Annotated[bool, typer.Option("--detach", help="Run in the background.")] = False,
+    follow: Annotated[
+        bool,
+        typer.Option("--follow", help="Run in the background and follow its log; Ctrl-C leaves it running."),
+    ] = False,
+    webhook: WebhookOption = None,
+    no_wait: NoWaitOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Run a study to its end, or go on where it stopped."""
     if dry_run:
         plan(study, budget, set_, data_dir, as_json=as_json)
         return
-    spec = _load(study, budget, set_)
+    source = _study_file(study)
+    spec = _load(source, budget, set_)
+    if detach or follow:
+        _run_detached(spec.name, follow=follow, as_json=as_json)
+        return
+    from orchestrator.submit import Options
     from orchestrator.submit import submit as run
 
-    try:
-        done = run(
-            spec, study, backend=backend.value, data_dir=data_dir, console=err,
-            chosen={"gan_sweep.budget": budget.value, "gan_sweep.set": json.dumps(set_ or [])},
-        )  # fmt: skip
-    except KeyboardInterrupt:  # before the first trial or after the last one
-        err.print(f"interrupted; go on with the same command: {_command_line()}", soft_wrap=True)
-        raise typer.Exit(130) from None
-    try:
-        _show_results(done, spec, as_json)
-    except BrokenPipeError:  # whoever read our output has gone; the study is done all the same
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    if done.interrupted and done.state == "stopped":
-        err.print(f"stopped; go on with the same command: {_command_line()}", soft_wrap=True)
-        raise typer.Exit(130)
-    raise typer.Exit({"completed": 0, "failed": 1}.get(done.state, 4))
+    options = Options(
+        backend=backend.value, data_dir=data_dir, webhook=webhook, wait=not no_wait, smoke=smoke
+    )
+    facts = {"gan_sweep.budget": budget.value, "gan_sweep.set": json.dumps(set_ or [])}
+    _run_attached(lambda: run(spec, source, options=options, console=err, chosen=facts), as_json)
+
+
+@app.command()
+def resume(
+    study: StudyName = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Change what does not decide results: limits.hours=8, ..."
+        ),
+    ] = None,
+    backend: BackendOption = None,
+    data_dir: DataDirOption = None,
+    webhook: WebhookOption = None,
+    no_wait: NoWaitOption = False,
+    detach: DetachOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Go on with a submitted study where it stopped, by the definition that it was submitted with."""
+    files = _find(study)
+    if detach:
+        _run_detached(files.name, follow=False, as_json=as_json)
+        return
+    from orchestrator.submit import go_on
+
+    options = _options(files, backend, data_dir, webhook, no_wait)
+    _run_attached(lambda: go_on(files, options=options, console=err, changes=set_ or ()), as_json)
+
+
+@app.command()
+def retry(
+    study: StudyName = None,
+    failed: Annotated[bool, typer.Option("--failed", help="Run failed trials again; the default.")] = False,
+    diverged: Annotated[
+        bool, typer.Option("--diverged", help="Diverged ones too: of use where their code has changed.")
+    ] = False,
+    trial: Annotated[list[str] | None, typer.Option(help="This trial, by number, key or name.")] = None,
+    backend: BackendOption = None,
+    data_dir: DataDirOption = None,
+    webhook: WebhookOption = None,
+    no_wait: NoWaitOption = False,
+    detach: DetachOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Run trials that failed again, from their newest checkpoints, and whatever else is left."""
+    files = _find(study)
+    from orchestrator.going_on import to_reopen
+    from orchestrator.status import find_trial, load_records
+    from trials.reports import State
+
+    records = load_records(files)
+    named = [find_trial(records, wanted, files.name) for wanted in trial or ()]
+    states = {State.FAILED} if failed or not diverged else set()
+    keys = to_reopen(records, states | ({State.DIVERGED} if diverged else set()), named)
+    if detach:
+        _run_detached(files.name, follow=False, as_json=as_json)
+        return
+    from orchestrator.submit import go_on
+
+    options = _options(files, backend, data_dir, webhook, no_wait)
+    _run_attached(
+        lambda: go_on(
+            files, options=options, console=err, change=lambda sweep: sweep.reopen(keys, "retried on request")
+        ),
+        as_json,
+    )
+
+
+@app.command()
+def extend(
+    study: StudyName = None,
+    seeds: Annotated[
+        str | None, typer.Option(help="All seeds that there are to be: 0,1,2,3,4, or 0-4.", metavar="SEEDS")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="The length of training that is to be.", min=1)] = None,
+    steps: Annotated[int | None, typer.Option(help="The same in steps.", min=1)] = None,
+    trials: Annotated[
+        int | None, typer.Option(help="How many arms a search is to try, those it has tried included.", min=1)
+    ] = None,
+    backend: BackendOption = None,
+    data_dir: DataDirOption = None,
+    webhook: WebhookOption = None,
+    no_wait: NoWaitOption = False,
+    detach: DetachOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Give a study more seeds, longer trials or more arms, and run what that adds; nothing is run twice."""
+    files = _find(study)
+    from orchestrator.going_on import Extension, extended, parse_seeds
+    from orchestrator.status import load_definition, load_records
+
+    asked = Extension(
+        seeds=parse_seeds(seeds) if seeds is not None else (), epochs=epochs, steps=steps, trials=trials
+    )
+    extended(load_definition(files), load_records(files), asked)  # refused before anything is begun
+    if detach:
+        _run_detached(files.name, follow=False, as_json=as_json)
+        return
+    from orchestrator.submit import extend as run
+
+    options = _options(files, backend, data_dir, webhook, no_wait)
+    _run_attached(lambda: run(files, asked, options=options, console=err), as_json)
+
+
+@app.command()
+def stop(
+    study: StudyName = None,
+    trial: Annotated[
+        list[str] | None, typer.Option(help="Only this trial, by number, key or name; the study goes on.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Stop a running study, or a trial of it, with a checkpoint; resume goes on from there."""
+    files = _find(study)
+    from orchestrator import commands
+
+    _print_answer(commands.stop(files, trial or ()), as_json)
 
 
 @app.command()
@@ -202,9 +381,18 @@ app.command("ls", hidden=True)(list_)
 
 
 @app.command()
-def status(study: StudyName = None, as_json: JsonOption = False) -> None:
-    """Every trial of a study: its state, how far it is, its losses, and why it ended."""
+def status(
+    study: StudyName = None,
+    watch: Annotated[
+        bool, typer.Option("--watch", "-w", help="Show it anew each second until the study ends.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Every trial of a study: its state, how far it is, its losses, its flags, and why it ended."""
     files = _find(study)
+    if watch:
+        _watch(files, as_json)
+        return
     from orchestrator.status import study_row, trial_rows
     from orchestrator.ui import study_url, study_words
 
@@ -219,6 +407,43 @@ def status(study: StudyName = None, as_json: JsonOption = False) -> None:
             _print_table([{**r, "step": f"{r['step']}/{r['steps']}"} for r in rows], hide=STATUS_HIDES)
         if words := study_words(files, UI_PORT):
             out.print(words, soft_wrap=True)
+
+
+@app.command()
+def logs(
+    study: StudyName = None,
+    trial: TrialName = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on until the study ends; Ctrl-C leaves it running.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object a line.")] = False,
+) -> None:
+    """What happened in a study, one line an event; of one trial with every report and tracebacks in full."""
+    files = _find(study)
+    from orchestrator.journal import read
+    from orchestrator.logs import Teller
+    from orchestrator.logs import follow as coming
+    from orchestrator.status import find_trial, is_running, load_definition, load_records
+
+    number = find_trial(load_records(files), trial, files.name).number if trial is not None else None
+    teller = Teller(files.name, number, [o.metric for o in load_definition(files).objectives])
+    last = None
+    try:
+        for event in coming(files) if follow else (event for event, _ in read(files.journal)):
+            last = event.kind
+            if as_json:
+                told = teller.to_json(event)
+                if told is not None:
+                    sys.stdout.write(json.dumps(told, allow_nan=False) + "\n")
+                    sys.stdout.flush()
+                continue
+            for line in teller.tell(event):
+                out.print(line.text, markup=False, soft_wrap=True)
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+    if last != "study_ended" and not is_running(files):
+        words = f"the study did not end, and nobody works on it; go on with: gan-sweep resume {files.name}"
+        err.print(words, style="yellow", markup=False, soft_wrap=True)
 
 
 @app.command()
@@ -318,6 +543,104 @@ def sample(
 
 
 @app.command()
+def verify(study: StudyName = None, as_json: JsonOption = False) -> None:
+    """Check a study from outside: journal, trials, checkpoints, MLflow and the search agree; 1 where they do not."""
+    files = _find(study)
+    from orchestrator.verify import verify as checks
+
+    found = []
+    with err.status("checking") as shown:
+        for check in checks(files):
+            found.append(check)
+            if as_json:
+                continue
+            mark, style = ("ok", "green") if check.good else ("NO", "red")
+            out.print(Text(f"{mark:>3} ", style=style) + Text(f"{check.what}: {check.seen}"), soft_wrap=True)
+            for problem in check.problems[:MOST_PROBLEMS]:
+                out.print(f"      {problem}", markup=False, soft_wrap=True)
+            if len(check.problems) > MOST_PROBLEMS:
+                out.print(f"      and {len(check.problems) - MOST_PROBLEMS} more: --json shows all")
+            shown.update(f"checking, {check.what} is done")
+    if as_json:
+        _print_json({"study": files.name, "checks": [check.to_json() for check in found]})
+    if not all(check.good for check in found):
+        raise typer.Exit(1)
+
+
+@app.command()
+def replay(
+    study: Annotated[str, typer.Argument(help=STUDY_HELP, autocompletion=_complete_study)],
+    trial: Annotated[
+        str, typer.Argument(help="Its number, key or a part of its name.", autocompletion=_complete_trial)
+    ],
+    steps: Annotated[
+        int | None, typer.Option(help="How far; as far as it came by default.", min=1, metavar="N")
+    ] = None,
+    data_dir: DataDirOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train a trial again and compare every recorded metric; 1 when they differ by more than rounding."""
+    from orchestrator import commands
+
+    try:
+        answer = commands.replay(study, trial, steps, data_dir, err)
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+    _print_answer(answer, as_json)
+
+
+@app.command()
+def sync(study: StudyName = None, as_json: JsonOption = False) -> None:
+    """Send MLflow what it has not got yet; of all studies when none is named. Nothing is run."""
+    from orchestrator import commands
+
+    with err.status("sending to MLflow"):
+        answer = commands.sync(study)
+    _print_answer(answer, as_json)
+
+
+@app.command()
+def gc(
+    study: Annotated[
+        str | None,
+        typer.Argument(help="A submitted study; all of them by default.", autocompletion=_complete_study),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would go, and remove nothing.")
+    ] = False,
+    keep: Annotated[
+        str,
+        typer.Option(
+            metavar="LIST",
+            help="Checkpoints of finished trials that stay: study-best (of the study's best trial), trial-best "
+            "(of every trial), latest (of every trial: what extend goes on from), earlier (of remove_last_epochs).",
+        ),
+    ] = "study-best,trial-best,latest,earlier",
+    yes: YesOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Remove checkpoints that nobody needs, what killed runs left half-written, and what is deleted in MLflow.
+
+    Nothing of a running study is touched, and nothing of a trial that is not finished.
+    """
+    from orchestrator import commands
+
+    _print_answer(commands.gc(study, keep, dry_run=dry_run, confirm=_confirm(yes)), as_json)
+
+
+@app.command()
+def delete(
+    study: Annotated[str, typer.Argument(help="A submitted study.", autocompletion=_complete_study)],
+    yes: YesOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Delete a study: its directory, and its experiment in MLflow with all runs. Prepared data stays."""
+    from orchestrator import commands
+
+    _print_answer(commands.delete(study, confirm=_confirm(yes)), as_json)
+
+
+@app.command()
 def models(
     model: Annotated[str | None, typer.Argument(help="One model: its hyperparameters and layers.")] = None,
     image: Annotated[
@@ -388,6 +711,14 @@ def doctor(as_json: JsonOption = False) -> None:
         raise typer.Exit(1)
 
 
+@config.command("show")
+def config_show(as_json: JsonOption = False) -> None:
+    """Every setting that is read from the environment: its value, where that comes from, and what it is for."""
+    from orchestrator import commands
+
+    _print_answer(commands.config_show(), as_json)
+
+
 @app.command()
 def ui(
     port: Annotated[int, typer.Option(help="On 127.0.0.1.", min=1024, max=65535)] = UI_PORT,
@@ -398,10 +729,108 @@ def ui(
     serve(port, err)
 
 
+def _study_file(given: Path) -> Path:
+    """The study file; for the name of a submitted study the file that it was submitted with."""
+    if given.exists() or len(given.parts) != 1 or given.suffix in (".yaml", ".yml"):
+        return given
+    from orchestrator.home import StudyFiles
+    from orchestrator.submit import origin
+
+    files = StudyFiles.of(given.name)
+    if not files.source.exists():
+        return given
+    lay, _ = origin(files, None)  # folders of pictures are looked for beside it
+    same = lay.is_file() and lay.read_bytes() == files.source.read_bytes()
+    return lay if same else files.source
+
+
+def _options(
+    files: StudyFiles, backend: BackendName | None, data_dir: Path | None, webhook: str | None, no_wait: bool
+) -> Options:
+    """As the study was submitted, but for what is given now."""
+    from dataclasses import replace
+
+    from orchestrator.submit import origin
+
+    _, before = origin(files, None)
+    return replace(
+        before,
+        backend=backend.value if backend else before.backend,
+        data_dir=data_dir or before.data_dir,
+        webhook=webhook,
+        wait=not no_wait,
+    )
+
+
+def _run_attached(run: Callable[[], Submitted], as_json: bool) -> NoReturn:
+    """Run a study, show what came of it, and leave with its exit code."""
+    try:
+        done = run()
+    except KeyboardInterrupt:  # before the first trial or after the last one
+        err.print(f"interrupted; go on with the same command: {_command_line()}", soft_wrap=True)
+        raise typer.Exit(130) from None
+    try:
+        _show_results(done, as_json)
+    except BrokenPipeError:  # whoever read our output has gone; the study is done all the same
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if done.interrupted and done.state == "stopped":
+        err.print(f"stopped; go on with the same command: {_command_line()}", soft_wrap=True)
+        raise typer.Exit(130)
+    if done.state == "stopped":
+        words = f"{done.reason or 'trials are left'}; go on with: gan-sweep resume {done.study.name}"
+        err.print(words, style="yellow", markup=False, soft_wrap=True)
+    raise typer.Exit({"completed": 0, "failed": 1}.get(done.state, 4))
+
+
+def _run_detached(name: str, *, follow: bool, as_json: bool) -> None:
+    """Run this very command in the background."""
+    from orchestrator.detach import detach
+
+    with err.status("starting in the background"):
+        started = detach(name, sys.argv[1:])
+    if started.code is not None:
+        sys.stderr.write(started.log.read_text(errors="replace"))
+        raise typer.Exit(started.code)
+    if follow:
+        logs(name, follow=True)
+        return
+    if as_json:
+        _print_json({"study": name, "pid": started.pid, "log": str(started.log)})
+        return
+    words = f"study {name} runs in the background (process {started.pid}; it writes to {started.log})"
+    out.print(words, soft_wrap=True)
+    for verb in ("status --watch", "logs -f", "stop"):
+        out.print(f"  gan-sweep {verb} {name}")
+
+
 def _load(path: Path, budget: Budget, set_: Sequence[str] | None) -> StudySpec:
     from orchestrator.loader import load_study
 
     return load_study(path, budget=budget.value, overrides=tuple(set_ or ()))
+
+
+def _watch(files: StudyFiles, as_json: bool) -> None:
+    if as_json or not out.is_terminal:
+        raise UsageError(f"--watch needs a terminal; elsewhere use: gan-sweep status {files.name} --json")
+    from orchestrator.watch import watch
+
+    try:
+        watch(files, out)
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+
+
+def _confirm(yes: bool) -> Callable[[str], bool]:
+    """Asks on a terminal; elsewhere `--yes` is needed."""
+
+    def ask(question: str) -> bool:
+        if yes:
+            return True
+        if not sys.stdin.isatty():
+            raise UsageError(f"{question} Say --yes to do it where nobody can be asked")
+        return typer.confirm(question, err=True)
+
+    return ask
 
 
 def _find(name: str | None) -> StudyFiles:
@@ -410,7 +839,8 @@ def _find(name: str | None) -> StudyFiles:
     return find_study(name)
 
 
-def _show_results(done: Submitted, spec: StudySpec, as_json: bool) -> None:
+def _show_results(done: Submitted, as_json: bool) -> None:
+    spec = done.study
     from orchestrator.leaderboard import to_json
     from orchestrator.ui import open_words, program, results_url
 
@@ -426,6 +856,8 @@ def _show_results(done: Submitted, spec: StudySpec, as_json: bool) -> None:
             {
                 "study": spec.name,
                 "state": done.state,
+                "reason": done.reason,
+                "saved": done.saved,
                 "leaderboard": to_json(done.standings, spec.objective),
                 "files": {name: str(path) for name, path in done.pictures.items()},
                 "mlflow": {"experiment_id": done.experiment_id, "url": url, "pending_events": done.pending},
@@ -434,6 +866,8 @@ def _show_results(done: Submitted, spec: StudySpec, as_json: bool) -> None:
         return
     if any(standing.mean is not None for standing in done.standings):
         out.print(_leaderboard_table(done.standings, spec))
+    if done.saved:
+        out.print(done.saved)
     _print_paths({name: path for name, path in done.pictures.items() if name in SHOWN_PICTURES})
     if done.standings:
         out.print(f"         report  {program()} report {spec.name}", soft_wrap=True)
@@ -463,11 +897,13 @@ def _leaderboard_table(standings: Sequence[Standing], study: StudySpec) -> Table
     for rank, s in enumerate(standings, 1):
         mean = "-" if s.mean is None else f"{s.mean:.4g}{_spread_words(s.sd)}"
         seeds = f"{s.completed}/{s.seeds}" + "".join(f", {state} {n}" for state, n in s.losses.items())
+        if s.pruned_at is not None:
+            seeds += f" at step {s.pruned_at}" + ("" if s.pruned_value is None else f": {s.pruned_value:.4g}")
         cells = [mean, *(_cell(s.means.get(other.metric)) for other in objectives[1:]), seeds]
         cells += [_loss(s.finals.get(name)) for name in shown] + (
             [_cell(floors[rank - 1])] if several else []
         )
-        table.add_row("" if s.mean is None else str(rank), s.arm.label, *cells)
+        table.add_row("" if s.mean is None else str(rank), _as_it_is(s.arm.label), *cells)
     table.caption, table.caption_justify = (
         _leaderboard_caption(standings, objectives, shown, of_floors, several),
         "left",
@@ -536,12 +972,16 @@ def _print_answer(answer: Answer, as_json: bool) -> None:
         err.print(note, style="yellow", markup=False, soft_wrap=True)
     if as_json:
         _print_json(answer.json)
+        if answer.failed:
+            raise typer.Exit(1)
         return
     for line in answer.lines:
         out.print(line, markup=False, soft_wrap=True)
     for rows in answer.tables:
         _print_table(rows)
     _print_paths(answer.files)
+    if answer.failed:
+        raise typer.Exit(1)
 
 
 def _print_paths(paths: Mapping[str, Path]) -> None:
@@ -566,8 +1006,15 @@ def _print_table(rows: Sequence[Mapping[str, object]], hide: Sequence[str] = ())
             no_wrap=numeric or name in ("study", "state", "step"),
         )
     for row in rows:
-        table.add_row(*(_cell(row[name]) for name in names))
+        table.add_row(*(_as_it_is(_cell(row[name])) for name in names))
     out.print(table)
+
+
+def _as_it_is(text: str) -> Text:
+    """Text of a study: neither markup nor what a terminal would obey."""
+    from orchestrator._words import one_line
+
+    return Text(one_line(text))
 
 
 def _loss(value: float | None) -> str:

@@ -372,7 +372,7 @@ def failures(reading: Reading) -> list[Failure]:
                     reason=trial.reason
                     or ("its submit is gone" if state is State.STOPPED else "no reason recorded"),
                     detail=reading.details.get(trial.key, ""),
-                    place=str(reading.files.trial(trial.key)),
+                    place=str(reading.files.trial(trial.folder)),
                 )
             )
     return found

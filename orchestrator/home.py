@@ -5,6 +5,7 @@ HOME/studies/NAME/study.yaml       the file as submitted        HOME/data/      
 HOME/studies/NAME/journal.jsonl    everything that happened     HOME/mlflow/     SQLite store and artifacts
 HOME/studies/NAME/trials/KEY/      checkpoints and pictures     HOME/features/   classifiers, features of real images
 HOME/studies/NAME/pictures/        plots of the whole study     HOME/ray/        Ray's token
+HOME/studies/NAME/submits/         records of how it was run    HOME/turns/      studies that run or wait for cores
 """
 
 from __future__ import annotations
@@ -68,6 +69,21 @@ class StudyFiles:
         return self.root / "optuna.journal"
 
     @property
+    def origin(self) -> Path:
+        """Where the study file lay and with which options it was submitted, to go on without them."""
+        return self.root / "origin.json"
+
+    @property
+    def extending(self) -> Path:
+        """Exists between the change of the definition and that of the journal when a study is extended."""
+        return self.root / "extending"
+
+    @property
+    def submits(self) -> Path:
+        """The record of each submit."""
+        return self.root / "submits"
+
+    @property
     def lock(self) -> Path:
         return self.root / "lock"
 
@@ -75,6 +91,15 @@ class StudyFiles:
     def stop(self) -> Path:
         """Exists while running trials are asked to save a checkpoint and end."""
         return self.root / "stop"
+
+    @property
+    def stop_request(self) -> Path:
+        """Exists when another process asked the driver to stop."""
+        return self.root / "stop_request"
+
+    def stop_of(self, folder: str) -> Path:
+        """Exists when one trial was asked to save a checkpoint and end."""
+        return self.trial(folder) / "stop"
 
     @property
     def leaderboard(self) -> Path:

@@ -47,18 +47,70 @@ class ArmProposed(Event):
     keys: Mapping[str, int]
     """Trial key -> seed, in the order of the study's seeds."""
     steps: int
+    until: int | None = None
+    """The step of the first rung, at which its trials pause."""
+    open_seeds: int | None = None
+    """How many of the first seeds run before the last rung is passed; all when None."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArmAdvanced(Event):
+    """An arm passed a rung: its trials may run on to step `until`, the next one, or to their end."""
+
+    kind = "arm_advanced"
+    arm: int
+    until: int | None
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArmExtended(Event):
+    """An arm got more seeds, or longer trials. `keys`: all of its trials from now on, as when it was proposed.
+
+    `continues`: the new key of a trial that goes on where it ended -> its key until now.
+    """
+
+    kind = "arm_extended"
+    arm: int
+    keys: Mapping[str, int]
+    continues: Mapping[str, str]
+    steps: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrialStarted(Event):
+    """`together`: how many trials its pack began with."""
+
     kind = "trial_started"
     key: str
     attempt: int
+    together: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialPaused(Event):
+    """A trial came to a rung and waits for what is decided. `values`: its value of each objective there."""
+
+    kind = "trial_paused"
+    key: str
+    attempt: int
+    step: int
+    values: Mapping[str, float | None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialsReopened(Event):
+    """Trials that had ended are to run again, from their newest checkpoints."""
+
+    kind = "trials_reopened"
+    keys: list[str]
+    reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrialReported(Event):
-    """`rows`: (step, metrics); `pictures`: (key, step, path below the trial's directory)."""
+    """`rows`: (step, metrics); `pictures`: (key, step, path below the trial's directory); `flags`: (name, since which
+    step, step, words)."""
 
     kind = "trial_reported"
     key: str
@@ -67,6 +119,7 @@ class TrialReported(Event):
     rows: list[tuple[int, dict[str, float]]]
     pictures: list[tuple[str, int, str]]
     notes: list[str] = field(default_factory=list)
+    flags: list[tuple[str, int, int, str]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,19 +133,32 @@ class TrialEnded(Event):
     step: int
     reason: str = ""
     detail: str = ""
+    cause: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudyEnded(Event):
-    """A submit ended; `state` is completed, failed or stopped."""
+    """A submit ended; `state` is completed, failed or stopped. `reason`: the limit that ended it."""
 
     kind = "study_ended"
     state: str
+    reason: str = ""
 
 
 KINDS: dict[str, type[Event]] = {
     kind.kind: kind
-    for kind in (StudyStarted, ArmProposed, TrialStarted, TrialReported, TrialEnded, StudyEnded)
+    for kind in (
+        StudyStarted,
+        ArmProposed,
+        ArmAdvanced,
+        ArmExtended,
+        TrialStarted,
+        TrialReported,
+        TrialPaused,
+        TrialEnded,
+        TrialsReopened,
+        StudyEnded,
+    )
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, stdev
@@ -35,6 +36,10 @@ class Standing:
     finals: Mapping[str, float]
     """Means over the completed seeds of every final/ metric and of the latest eval/ metrics."""
     best_trial: TrialRecord | None
+    pruned_at: int | None = None
+    """The step at which the arm was pruned, if it was."""
+    pruned_value: float | None = None
+    """The first objective there, the mean over seeds; None where a seed was lost."""
 
     @property
     def seeds(self) -> int:
@@ -46,7 +51,7 @@ class Standing:
 
 
 def leaderboard(records: Records, *objectives: Objective) -> list[Standing]:
-    """All distinct arms, the best first; those without a result come last, in the order of their proposal.
+    """All distinct arms, the best first; then those that were pruned, the latest first, and those without a result.
 
     With several objectives arms are ranked by their front, and within one by the first objective.
     """
@@ -68,6 +73,8 @@ def leaderboard(records: Records, *objectives: Objective) -> list[Standing]:
             s.seeds - s.completed,
             s.front,
             0.0 if s.mean is None else sign * s.mean,
+            -(s.pruned_at or 0),
+            math.inf if s.pruned_value is None else sign * s.pruned_value,
             s.arm.arm,
         ),
     )
@@ -104,6 +111,9 @@ def _standing(arm: ArmRecord, objectives: Sequence[Objective]) -> Standing:
     ended = [t.state for t in arm.trials if t.state.is_final and t.state is not State.COMPLETED]
     per_trial = [t.finals() | {k: v for k, v in t.latest.items() if k.startswith("eval/")} for t in completed]
     names = sorted({name for metrics in per_trial for name in metrics})
+    pruned_at = arm.until if any(t.state is State.PRUNED for t in arm.trials) else None
+    at_rung = [t.at_rungs.get(pruned_at or 0, {}).get(objective.metric) for t in arm.trials if t.attempts]
+    there = [value for value in at_rung if value is not None]
     return Standing(
         arm=arm,
         by_seed={t.seed: value for value, t in scored},
@@ -119,6 +129,8 @@ def _standing(arm: ArmRecord, objectives: Sequence[Objective]) -> Standing:
         losses={state.value: ended.count(state) for state in dict.fromkeys(ended)},
         finals={name: fmean(m[name] for m in per_trial if name in m) for name in names},
         best_trial=min(scored, key=lambda pair: sign * pair[0])[1] if scored else None,
+        pruned_at=pruned_at,
+        pruned_value=fmean(there) if there and len(there) == len(at_rung) else None,
     )
 
 
@@ -138,6 +150,8 @@ def to_json(standings: list[Standing], objective: Objective) -> list[dict[str, o
             "seeds": standing.seeds,
             "completed": standing.completed,
             "losses": dict(standing.losses),
+            "pruned_at": standing.pruned_at,
+            "pruned_value": standing.pruned_value,
             "finals": dict(standing.finals),
             "best_trial": standing.best_trial.key if standing.best_trial else None,
         }

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from orchestrator._fields import AS_WRITTEN, STUDY_FIELDS, KeyPath, StudySpec, unknown
-from orchestrator._layers import IN_BUDGET, Change, budgets, variant
+from orchestrator._layers import IN_BUDGET, Change, budgets, variant, with_lists_as_arms, written_path
 from orchestrator._words import Found, field_problems, got, is_secret, one_line, tidy, unknown_key
 from orchestrator._yaml import MAX_BYTES, MAX_DEPTH, Fault, Node, Place, UnreadableError, compose, decode
 from orchestrator.errors import InvalidStudyError
@@ -175,6 +175,7 @@ def _check(
     `context`: of all its problems. `budget`: name and document of the budget in it, whose problems are shown
     where they are written.
     """
+    root, origin = with_lists_as_arms(root)
     data = root.plain()
     broken = {path for path, node in _walk(root) if node.broken}
     study, found = _validate(data)
@@ -189,8 +190,10 @@ def _check(
         found += [Found(problem.path, problem.message) for problem in problems(study, broken | unread)]
     for f in found:
         place, path, nodes = _locate(root, f.path, f.at_key)
-        message = tidy(f.message, path, nodes[-1].plain() if len(nodes) > len(path) else ...)
-        if budget and len(nodes) > 1 and _leads_to(budget[1], path[: len(nodes) - 1]) is nodes[-1]:
+        is_whole, there = len(nodes) > len(path), written_path(path[: len(nodes) - 1], origin)
+        path = written_path(path, origin)
+        message = tidy(f.message, path, nodes[-1].plain() if is_whole else ...)
+        if budget and len(nodes) > 1 and _leads_to(budget[1], there) is nodes[-1]:
             report.add(place, ("budgets", budget[0], *path), message, context)
         else:
             report.add(place, path, message, context or (f"in budget {budget[0]}" if budget else ""))

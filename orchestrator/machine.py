@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import shutil
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
 
 from orchestrator.errors import UsageError
 from orchestrator.study import Resources
 
+CONTAINER_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+"""Files with a container's limit of memory in bytes."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
-    """Processor cores that this process may use, and GPUs that it may see."""
+    """Processor cores and MB of memory that this process may use, and GPUs that it may see."""
 
     cpus: int
     gpus: int
+    memory_mb: float = math.inf
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,13 +45,22 @@ class Slots:
 
 def this_machine() -> Machine:
     """Look at the machine."""
-    return Machine(cpus=_cpus(), gpus=_gpus())
+    return Machine(cpus=_cpus(), gpus=_gpus(), memory_mb=_memory_mb())
 
 
 def _cpus() -> int:
     if hasattr(os, "sched_getaffinity"):  # not on macOS
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def _memory_mb(limits: Sequence[Path] = CONTAINER_LIMITS) -> float:
+    """What the machine has, or the container that this process is in."""
+    found = float(psutil.virtual_memory().total)
+    for path in limits:
+        with contextlib.suppress(OSError, ValueError):  # of another system, or "max"
+            found = min(found, float(path.read_text()))
+    return found / 2**20
 
 
 def _gpus() -> int:
@@ -59,8 +77,17 @@ def _gpus() -> int:
     return sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
 
 
+def refusal(resources: Resources, machine: Machine) -> str | None:
+    """Why not even one trial fits on the machine, or None."""
+    try:
+        slots(resources, machine, 1)
+    except UsageError as error:
+        return str(error)
+    return None
+
+
 def slots(resources: Resources, machine: Machine, n_trials: int) -> Slots:
-    """How many trials run at once. Raises UsageError when not even one fits.
+    """How many trials run at once, at most `resources.at_once`. Raises UsageError when not even one fits.
 
     A fraction f of a GPU gives floor(1/f) trials a device.
     """
@@ -79,4 +106,5 @@ def slots(resources: Resources, machine: Machine, n_trials: int) -> Slots:
                 "use --set resources.gpu=0 to run on the CPU"
             )
         count = min(count, by_gpu)
+    count = min(count, resources.at_once or count)
     return Slots(cpu=cpu, gpu=gpu, count=max(1, min(count, n_trials)))

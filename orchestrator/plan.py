@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TypedDict
 
@@ -14,10 +15,24 @@ from rich.text import Text
 from models import Value
 from orchestrator import arms
 from orchestrator.arms import show
-from orchestrator.errors import UsageError
+from orchestrator.costs import (
+    WORKER_MB,
+    Between,
+    Kind,
+    Prediction,
+    between,
+    dataset_mb,
+    first_limit,
+    free_space_mb,
+    megabytes,
+    space_problem,
+    stretches,
+    total,
+)
+from orchestrator.costs import duration as duration
 from orchestrator.home import data_directory, home
 from orchestrator.loader import refuse_facts
-from orchestrator.machine import slots, this_machine
+from orchestrator.machine import Machine, refusal, slots, this_machine
 from orchestrator.study import (
     Dataset,
     StudySpec,
@@ -35,6 +50,13 @@ from trials.errors import DatasetError
 SHOWN_ARMS = 30
 
 
+class Impossible(TypedDict):
+    """An arm that can never run as the study asks, and why."""
+
+    arm: str
+    reason: str
+
+
 class NamedArm(TypedDict):
     """`steps`: of every length that the space makes of it; none when they cannot be counted yet."""
 
@@ -45,8 +67,10 @@ class NamedArm(TypedDict):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """`arms` are the labels of a grid's arms; a search proposes its own. `problem`: why it cannot run here.
-    `pack`: how trials share workers, in words; `kernels`: who multiplies matrices, and `seconds`: of training steps,
-    and `evaluation_s` of evaluations, where they were measured. `evaluations`: how many a trial has, and of what.
+    `impossible`: arms that can never run on it. `pack`: how trials share workers, in words; `kernels`: who multiplies
+    matrices, and `prediction`: what the study will take, where it was measured. `share`: of all steps, how many pruning
+    leaves, at least and at most. `limit`: which of the study's limits ends it first, in words. `free_mb`: on the disk
+    of gan-sweep's home; `space`: why that is too little. `evaluations`: how many a trial has, and of what.
     `named`: what each named arm changes, and its steps. `uncounted`: some arm's length is in epochs of a folder
     whose images cannot be counted yet. `missing`: datasets that are not here, with where they were looked for,
     and pictures of kinds that are not read.
@@ -70,31 +94,46 @@ class Plan:
     claims: int
     pack: list[str]
     kernels: str | None
-    seconds: float | None
     evaluations: list[str]
-    evaluation_s: float | None
+    share: Between
+    prediction: Prediction | None
+    limit: str | None
+    memory_mb: float
+    free_mb: float
+    space: str | None
+    impossible: list[Impossible]
     problem: str | None
 
     def to_json(self) -> dict[str, object]:
-        return asdict(self)
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        finite = {
+            name: None if values[name] == math.inf else values[name] for name in ("memory_mb", "free_mb")
+        }
+        prediction = self.prediction and self.prediction.to_json()
+        return {**values, **finite, "share": list(self.share), "prediction": prediction}
 
 
 def make_plan(study: StudySpec, missing: Sequence[str] = (), *, measure: bool = False) -> Plan:
     """The plan of a study on this machine. `missing`: as `look_at_datasets` found it.
 
-    `measure`: train a few steps to choose packs and to know how long the study takes.
+    `measure`: train a few steps to choose packs and to know what the study takes.
     """
     machine = this_machine()
     n_arms = arms.arm_count(study)
     points = arms.grid(study) if study.search.sampler == "grid" else []
     lengths = [_length(study, point) for point in points or _first_arms(study)]
     n_trials = n_arms * len(study.seeds)
-    pack, seconds, evaluation_s, kernels = ["auto: measured at submit"], None, None, None
+    pack, kernels = ["auto: measured at submit"], None
     if study.execution.pack != "auto":
         pack = [str(study.execution.pack)]
-    try:
+    prediction, at_once, limit = None, 0, first_limit(study.limits, n_trials)
+    impossible = _impossible(study, machine)
+    n_impossible, problem = len(impossible), refusal(study.resources, machine)
+    if problem is None and n_impossible == len(study.arms or [""]):
+        problem = impossible[0]["reason"]
+    if problem is None:
         granted = slots(study.resources, machine, n_trials)
-        at_once, problem = granted.count, None
+        at_once = granted.count
         if measure:
             from orchestrator.execution import choose_packs
             from trials.kernels import probe_matmul
@@ -102,9 +141,13 @@ def make_plan(study: StudySpec, missing: Sequence[str] = (), *, measure: bool = 
             probe = probe_matmul()
             kernels = "torch's own, as on every GPU" if granted.gpu else f"{probe.matmul} ({probe.words})"
             packing = choose_packs(study, granted, probe.matmul, measure_all=True)
-            pack, seconds, evaluation_s = list(packing.words), packing.seconds, packing.evaluation_s
-    except UsageError as error:
-        at_once, problem = 0, str(error)
+            pack, prediction = list(packing.words), packing.prediction
+            found = _unable(packing.kinds)
+            impossible += found
+            if packing.complete and found and all(not kind.fits for kind in packing.kinds):
+                problem = found[0]["reason"]
+            limit = prediction.limit if prediction else limit
+    free_mb = free_space_mb()
     each = [of_arm(study, name) for name in study.arms] or [study]
     return Plan(
         study=study.name,
@@ -135,11 +178,48 @@ def make_plan(study: StudySpec, missing: Sequence[str] = (), *, measure: bool = 
         claims=len(study.claims),
         pack=pack,
         kernels=kernels,
-        seconds=seconds,
         evaluations=list(dict.fromkeys(_evaluation_words(one) for one in each)),
-        evaluation_s=evaluation_s,
+        share=_share(study, n_arms, _known(lengths)),
+        prediction=prediction,
+        limit=limit,
+        memory_mb=machine.memory_mb,
+        free_mb=free_mb,
+        space=space_problem(prediction, free_mb) if prediction else None,
+        impossible=impossible,
         problem=problem,
     )
+
+
+def _impossible(study: StudySpec, machine: Machine) -> list[Impossible]:
+    """What can be known without trying: arms that ask for more than there is, and images larger than the memory."""
+    each = {name: of_arm(study, name) for name in study.arms} or {study.model: study}
+    wrong = refusal(study.resources, machine)
+    found = []
+    for name, mine in each.items():
+        needed = WORKER_MB + dataset_mb(mine)
+        large = (
+            f"a worker with the images of {mine.dataset.source.label} takes {megabytes(needed)}, this machine has "
+            f"{megabytes(machine.memory_mb)}"
+        )
+        if reason := wrong or (large if needed > machine.memory_mb else None):
+            found.append(Impossible(arm=name, reason=reason))
+    return found
+
+
+def _unable(kinds: Sequence[Kind]) -> list[Impossible]:
+    """What trying has shown."""
+    found = {kind.arm: kind.problem for kind in kinds if kind.problem}
+    return [Impossible(arm=arm, reason=reason) for arm, reason in found.items()]
+
+
+def _share(study: StudySpec, n_arms: int, lengths: Sequence[int]) -> Between:
+    """Of all steps, how many pruning leaves."""
+    parts = stretches(study.prune, n_arms, len(study.seeds))
+    low = high = 0.0
+    for part in parts:
+        steps = sum(max(0, min(n, part.end or n) - part.start) for n in lengths)
+        low, high = low + part.share.low * steps, high + part.share.high * steps
+    return Between(low, high).times(1 / sum(lengths)) if lengths else parts[-1].share
 
 
 def look_at_datasets(study: StudySpec, source: Path, data_dir: Path | None) -> tuple[StudySpec, list[str]]:
@@ -253,13 +333,21 @@ def plan_table(plan: Plan) -> Group:
     facts.add_row("packs", "\n".join(plan.pack))
     if plan.kernels is not None:
         facts.add_row("kernels", plan.kernels)
-    if plan.seconds is not None:
-        words = f"about {duration(plan.seconds)} of training steps"
-        if plan.evaluation_s is not None:
-            share = plan.evaluation_s / max(1e-9, plan.seconds + plan.evaluation_s)
-            words += f" and {duration(plan.evaluation_s)} of evaluations ({share:.0%})"
-        facts.add_row("time", f"{words}, without pictures")
+    if plan.share.low < 1:
+        facts.add_row("pruning", f"leaves {between(plan.share, '{:.0%}'.format)} of all steps")
+    if plan.prediction is not None:
+        for name, words in _prediction_rows(plan.prediction, plan):
+            facts.add_row(name, words)
+    if plan.limit is not None:
+        facts.add_row("limit", plan.limit)
     parts: list[RenderableType] = [facts]
+    if plan.impossible:
+        cannot = Table("arm", "can never run, as", style="red")
+        for one in plan.impossible[:SHOWN_ARMS]:
+            cannot.add_row(one["arm"], one["reason"])
+        parts.append(cannot)
+    if plan.space is not None:
+        parts.append(Text(plan.space, style="red"))
     if plan.named:
         parts.append(_named_arms(plan))
     if len(plan.arms) > len(plan.named):  # else the named arms are all there is
@@ -275,6 +363,32 @@ def plan_table(plan: Plan) -> Group:
     return Group(*parts)
 
 
+def _prediction_rows(prediction: Prediction, plan: Plan) -> list[tuple[str, str]]:
+    """Time, memory and disk for people."""
+    seconds, disk = prediction.seconds, prediction.disk_mb
+    time = f"about {between(prediction.time_s, duration)}: " + ", ".join(
+        f"{what} {between(s, duration)}" for what, s in seconds.items()
+    )
+    if prediction.left_out:
+        time += f"; without {' and '.join(prediction.left_out)}"
+    has = "" if plan.memory_mb == math.inf else f" (this machine has {megabytes(plan.memory_mb)})"
+    memory = (
+        f"{megabytes(prediction.memory_mb)} at once{has}: a worker {megabytes(prediction.worker_mb)}, of which a trial "
+        f"{megabytes(prediction.trial_mb)}"
+    )
+    if prediction.memory_mb > plan.memory_mb:
+        memory += "; too much: let fewer run with resources.at_once"
+    if prediction.gpu_mb is not None:
+        memory += f"; on GPUs {megabytes(prediction.gpu_mb)} at once"
+    free = "" if plan.free_mb == math.inf else f" ({megabytes(plan.free_mb)} are free)"
+    space = f"{between(total(disk.values()), megabytes)} in the end, at most {megabytes(prediction.most_disk_mb)}{free}: "
+    return [
+        ("time", time),
+        ("memory", memory),
+        ("disk", space + ", ".join(f"{what} {between(mb, megabytes)}" for what, mb in disk.items())),
+    ]
+
+
 def _named_arms(plan: Plan) -> Table:
     table = Table("arm", "changes")
     differ = len({tuple(arm["steps"]) for arm in plan.named.values()}) > 1
@@ -288,14 +402,6 @@ def _named_arms(plan: Plan) -> Table:
             *([_steps_words(arm["steps"]) or "not known"] if differ else []),
         )
     return table
-
-
-def duration(seconds: float) -> str:
-    """`40 s`, `12 min`, `3.4 h` or `5.1 days`."""
-    for unit, length, most in (("s", 1, 100), ("min", 60, 100), ("h", 3600, 100)):
-        if seconds < most * length:
-            return f"{seconds / length:.{0 if unit != 'h' else 1}f} {unit}"
-    return f"{seconds / 86400:.1f} days"
 
 
 def _steps_words(steps: Sequence[int]) -> str:

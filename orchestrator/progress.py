@@ -61,7 +61,7 @@ class Progress:
         for trial in list(self._sweep.records.trials.values()):
             if self._states.get(trial.key) != trial.state:
                 self._states[trial.key] = trial.state
-                if trial.state not in (State.RUNNING, State.WAITING) or trial.reason:
+                if trial.state not in (State.RUNNING, State.WAITING) or (trial.reason and not trial.held):
                     self._console.print(self._ended_line(trial), soft_wrap=True)
 
     def _ended_line(self, trial: TrialRecord) -> Text:

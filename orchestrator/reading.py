@@ -11,7 +11,7 @@ from pathlib import Path
 from models import Value
 from orchestrator.arms import resolved
 from orchestrator.home import StudyFiles
-from orchestrator.journal import StudyEnded, StudyStarted, TrialEnded, TrialReported, read
+from orchestrator.journal import ArmExtended, StudyEnded, StudyStarted, TrialEnded, TrialReported, read
 from orchestrator.leaderboard import Standing, leaderboard
 from orchestrator.records import Records, TrialRecord
 from orchestrator.status import is_running, load_definition
@@ -64,7 +64,7 @@ class Reading:
         return self._file(trial, trial.picture_at(self.study.objective))
 
     def _file(self, trial: TrialRecord, path: str | None) -> Path | None:
-        whole = self.files.trial(trial.key) / path if path else None
+        whole = self.files.trial(trial.folder) / path if path else None
         return whole if whole is not None and whole.is_file() else None
 
     def recorded(self, fact: str) -> dict[str, str]:
@@ -111,6 +111,10 @@ def read_study(files: StudyFiles) -> Reading:
             busy_ms, since_ms = busy_ms + event.at_ms - since_ms, 0
         elif isinstance(event, TrialReported):
             extend(curves.setdefault(event.key, {}), event.rows)
+        elif isinstance(event, ArmExtended):
+            for new, old in event.continues.items():
+                curves[new] = curves.pop(old, {})
+                details[new] = details.pop(old, "")
         elif isinstance(event, TrialEnded):
             details[event.key] = event.detail
         now_ms = event.at_ms

@@ -11,15 +11,19 @@ from models import Value
 from orchestrator._fields import Objective
 from orchestrator.arms import label, short_label
 from orchestrator.journal import (
+    ArmAdvanced,
+    ArmExtended,
     ArmProposed,
     Event,
     StudyEnded,
     StudyStarted,
     TrialEnded,
+    TrialPaused,
     TrialReported,
+    TrialsReopened,
     TrialStarted,
 )
-from trials.reports import FINAL_SHARE, State
+from trials.reports import FINAL_SHARE, Cause, State
 
 
 @dataclass(slots=True, kw_only=True)
@@ -36,12 +40,27 @@ class TrialRecord:
     label: str
     name: str
     """For people: number, arm and seed."""
+    folder: str
+    """The name of its directory: its key, or the key that it was begun under before it was extended."""
+    was: tuple[str, ...] = ()
+    """Earlier keys of a trial that was extended."""
     state: State = State.WAITING
+    held: bool = False
+    """It waits for what is decided about its arm, not for a worker."""
     attempts: int = 0
     lost: int = 0
-    """Attempts that ended because a worker was lost."""
+    """Attempts that ended through no fault of the trial, and were followed by another."""
+    together: int = 1
+    """How many trials the pack of its newest attempt began with."""
+    crowded: int = 0
+    """Times that its pack was too large for the memory."""
     step: int = 0
     reason: str = ""
+    cause: Cause = Cause.NONE
+    flags: dict[str, tuple[int, str]] = field(default_factory=dict)
+    """Of each flag that was raised: the step of the first time, and words."""
+    at_rungs: dict[int, Mapping[str, float | None]] = field(default_factory=dict)
+    """Rung -> value of each objective there."""
     latest: dict[str, float] = field(default_factory=dict)
     best: dict[str, tuple[float, int, float, int]] = field(default_factory=dict)
     """Of each eval/ metric: its lowest value and the step of it, its highest and the step of that."""
@@ -55,6 +74,11 @@ class TrialRecord:
     _started_ms: int = 0
     _tail: dict[str, tuple[float, int]] = field(default_factory=dict)
     """Sum and count of each train/ metric over the last FINAL_SHARE of training."""
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Its key, and those it had while it was shorter."""
+        return (self.key, *self.was)
 
     @property
     def picture(self) -> str | None:
@@ -98,6 +122,11 @@ class TrialRecord:
         grid = self.grid_at(objective)
         return grid[1] if grid else None
 
+    def seconds(self, now_ms: int) -> float:
+        """Seconds that its attempts took, the one that runs until now included."""
+        running = max(0, now_ms - self._started_ms) / 1000 if self.state is State.RUNNING else 0.0
+        return self.run_s + running
+
     def finals(self) -> dict[str, float]:
         """final/NAME for every train/ metric."""
         return {"final/" + name.removeprefix("train/"): total / n for name, (total, n) in self._tail.items()}
@@ -127,6 +156,15 @@ class ArmRecord:
     proposal: int
     values: Mapping[str, Value]
     trials: list[TrialRecord]
+    until: int | None = None
+    """The rung that its trials may run to; None when no rung is left."""
+    open_seeds: int | None = None
+    """How many of the first seeds run before the last rung is passed; all when None."""
+
+    @property
+    def open_trials(self) -> list[TrialRecord]:
+        """Those that may run before the last rung is passed."""
+        return self.trials[: self.open_seeds]
 
     @property
     def label(self) -> str:
@@ -148,8 +186,18 @@ class Records:
     provenance: Mapping[str, str] = field(default_factory=dict)
     started_ms: int = 0
     updated_ms: int = 0
+    active_s: float = 0.0
+    """Seconds that the submits before the newest one took."""
+    submitted_ms: int = 0
+    """When the newest submit began."""
+    reason: str = ""
+    """Why the newest submit ended before its trials did."""
+    reopened: set[str] = field(default_factory=set)
+    """Keys of the trials that were run again after they had ended."""
     proposals: set[int] = field(default_factory=set)
     """The proposals that became arms."""
+    _renamed: dict[str, str] = field(default_factory=dict)
+    """Key of a trial that was extended -> the key after that."""
     _arms_of: dict[str, list[ArmRecord]] = field(default_factory=dict)
     _counts: Counter[State] = field(default_factory=Counter)
     _queues: dict[bool, list[tuple[int, int, str]]] = field(default_factory=lambda: {True: [], False: []})
@@ -157,22 +205,34 @@ class Records:
 
     def apply(self, event: Event) -> None:
         """Take one event."""
-        self.updated_ms = event.at_ms
+        before_ms, self.updated_ms = self.updated_ms, event.at_ms
         match event:
             case StudyStarted():
                 self.state, self.provenance, self.uid = "running", event.provenance, event.uid
                 self.started_ms = self.started_ms or event.at_ms
+                self.active_s += max(0, before_ms - self.submitted_ms) / 1000 if self.submitted_ms else 0.0
+                self.submitted_ms, self.reason = event.at_ms, ""
                 for trial in self.trials.values():
                     if trial.state in (State.RUNNING, State.STOPPED):  # its driver is gone
                         self._move(trial, State.WAITING)
             case StudyEnded():
-                self.state = event.state
+                self.state, self.reason = event.state, event.reason
             case ArmProposed():
                 self._add_arm(event)
+            case ArmAdvanced():
+                arm = self.arms[event.arm]
+                arm.until = event.until
+                for trial in arm.trials if event.until is None else arm.open_trials:
+                    if trial.held:
+                        trial.held = False
+                        self._queue(trial)
+            case ArmExtended():
+                self._extend(event)
             case TrialStarted():
                 trial = self.trials[event.key]
                 self._move(trial, State.RUNNING)
                 trial.attempts, trial._started_ms, trial.reason = event.attempt, event.at_ms, ""
+                trial.together, trial.cause = event.together, Cause.NONE
             case TrialReported():
                 trial = self.trials[event.key]
                 # A report with nothing but notes may come from before: an older checkpoint was gone back to.
@@ -181,44 +241,99 @@ class Records:
                 trial.reason = "; ".join(event.notes) or trial.reason
                 for key, step, path in event.pictures:
                     trial.pictures.setdefault(key, {})[step] = path
+                for name, _, step, words in event.flags:
+                    trial.flags.setdefault(name, (step, words))
+            case TrialPaused():
+                trial = self.trials[event.key]
+                trial.held = True
+                self._move(trial, State.WAITING)
+                trial.step, trial.reason = max(trial.step, event.step), f"at rung {event.step}"
+                trial.at_rungs[event.step] = event.values
+                trial.run_s += (event.at_ms - trial._started_ms) / 1000
             case TrialEnded():
                 trial = self.trials[event.key]
+                if trial.state is State.RUNNING:  # not one that is pruned while it waits
+                    trial.run_s += (event.at_ms - trial._started_ms) / 1000
                 self._move(trial, State(event.state))
-                trial.reason = event.reason
+                trial.reason, trial.cause, trial.held = event.reason, Cause(event.cause), False
                 trial.lost += trial.state is State.WAITING
-                trial.run_s += (event.at_ms - trial._started_ms) / 1000
+                crowded = trial.cause is Cause.MEMORY and trial.together > 1
+                trial.crowded += trial.state is State.WAITING and crowded
+            case TrialsReopened():
+                self.reopened.update(event.keys)
+                for key in event.keys:
+                    trial = self.trials[key]
+                    trial.lost, trial.reason, trial.cause = 0, event.reason, Cause.NONE
+                    self._move(trial, State.WAITING)
             case _:
                 raise TypeError(f"unknown event {event!r}")
 
     def _add_arm(self, event: ArmProposed) -> None:
         """Add an arm; one that was proposed before shares its trials, which are never run twice."""
+        arm = ArmRecord(
+            arm=event.arm, proposal=event.proposal, values=event.values, trials=[],
+            until=event.until, open_seeds=event.open_seeds,
+        )  # fmt: skip
         for place, (key, seed) in enumerate(event.keys.items()):
             if key not in self.trials:
-                number = len(self.trials)
-                self.trials[key] = TrialRecord(
-                    key=key,
-                    number=number,
-                    arm=event.arm,
-                    seed=seed,
-                    place=place,
-                    steps=event.steps,
-                    label=label(event.values),
-                    name=f"{number:03d} {short_label(event.values)} seed {seed}",
-                )
-                self._counts[State.WAITING] += 1
-                self._queue(self.trials[key])
-        trials = [self.trials[key] for key in event.keys]
-        arm = ArmRecord(arm=event.arm, proposal=event.proposal, values=event.values, trials=trials)
+                self._add_trial(arm, key, seed, place, event.steps)
+        arm.trials = [self.trials[key] for key in event.keys]
         self.arms.append(arm)
         self.proposals.add(event.proposal)
-        for trial in trials:
+        for trial in arm.trials:
             self._arms_of.setdefault(trial.key, []).append(arm)
+
+    def _add_trial(self, arm: ArmRecord, key: str, seed: int, place: int, steps: int) -> None:
+        number = len(self.trials)
+        shut = arm.open_seeds is not None and place >= arm.open_seeds and arm.until is not None
+        self.trials[key] = TrialRecord(
+            key=key,
+            number=number,
+            arm=arm.arm,
+            seed=seed,
+            place=place,
+            steps=steps,
+            label=arm.label,
+            name=f"{number:03d} {short_label(arm.values)} seed {seed}",
+            folder=key,
+            held=shut,
+        )
+        self._counts[State.WAITING] += 1
+        if not shut:
+            self._queue(self.trials[key])
+
+    def _extend(self, event: ArmExtended) -> None:
+        """Give an arm its new trials; those that go on longer keep their number, directory and all that they said."""
+        arm = self.arms[event.arm]
+        for place, (key, seed) in enumerate(event.keys.items()):
+            old = event.continues.get(key)
+            if key in self.trials:  # also when an arm that was proposed twice is extended the second time
+                continue
+            if old is None:
+                self._add_trial(arm, key, seed, place, event.steps)
+                if any(trial.state is State.PRUNED for trial in arm.trials):
+                    self._move(self.trials[key], State.PRUNED)
+                    self.trials[key].reason = "its arm was pruned before this seed was added"
+                continue
+            trial = self.trials[old]
+            self.trials = {key if k == old else k: t for k, t in self.trials.items()}
+            self._arms_of[key] = self._arms_of.pop(old)
+            self._renamed[old] = key
+            trial.was, trial.key, trial.steps = (*trial.was, old), key, event.steps
+            if trial.state not in (State.PRUNED, State.DIVERGED, State.FAILED):
+                trial.lost, trial.reason, trial.cause = 0, "", Cause.NONE
+                trial._tail.clear()
+                self._move(trial, State.WAITING)
+        arm.trials = [self.trials[key] for key in event.keys]
+        for trial in arm.trials:
+            if not any(other is arm for other in self._arms_of.setdefault(trial.key, [])):
+                self._arms_of[trial.key].append(arm)
 
     def _move(self, trial: TrialRecord, state: State) -> None:
         self._counts[trial.state] -= 1
         self._counts[state] += 1
         trial.state = state
-        if state is State.WAITING:
+        if state is State.WAITING and not trial.held:
             self._queue(trial)
 
     def _queue(self, trial: TrialRecord) -> None:
@@ -228,14 +343,24 @@ class Records:
     def first_waiting(self, *, by_arm: bool) -> TrialRecord | None:
         """The trial to start next: the first seed of the first arm, `by_arm` or seed by seed over all arms."""
         queue = self._queues[by_arm]
-        while queue and self.trials[queue[0][2]].state is not State.WAITING:
-            heapq.heappop(queue)  # it has been started since
+        while queue and not self._is_ready(queue[0][2]):
+            heapq.heappop(queue)  # it has been started since, or has another key
         return self.trials[queue[0][2]] if queue else None
 
     def waiting(self, *, by_arm: bool) -> list[TrialRecord]:
-        """All trials that wait, in the order in which they are to start."""
-        found = [trial for trial in self.trials.values() if trial.state is State.WAITING]
+        """All trials that wait for a worker, in the order in which they are to start."""
+        found = [trial for trial in self.trials.values() if self._is_ready(trial.key)]
         return sorted(found, key=lambda t: (t.arm, t.place) if by_arm else (t.place, t.arm))
+
+    def _is_ready(self, key: str) -> bool:
+        trial = self.trials.get(key)
+        return trial is not None and trial.state is State.WAITING and not trial.held
+
+    def trial(self, key: str) -> TrialRecord:
+        """The trial that has the key, or had it before it was extended."""
+        while key in self._renamed:
+            key = self._renamed[key]
+        return self.trials[key]
 
     def arms_of(self, key: str) -> list[ArmRecord]:
         """The arms that a trial belongs to: several when one is proposed again."""

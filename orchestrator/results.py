@@ -10,6 +10,7 @@ from pathlib import Path
 from orchestrator.home import StudyFiles
 from orchestrator.journal import TrialReported, read
 from orchestrator.leaderboard import Standing
+from orchestrator.records import TrialRecord
 from orchestrator.study import Objective
 from trials.plots import (
     Curve,
@@ -28,14 +29,15 @@ from trials.plots import (
 MAX_PANELS = 12
 
 
-def curves(files: StudyFiles, keys: Iterable[str]) -> dict[str, dict[str, Curve]]:
-    """Every metric's curve of the trials `keys`, from the journal: key -> metric -> (steps, values)."""
-    found: dict[str, dict[str, tuple[list[int], list[float]]]] = {key: {} for key in keys}
+def curves(files: StudyFiles, trials: Iterable[TrialRecord]) -> dict[str, dict[str, Curve]]:
+    """Every metric's curve of the trials, from the journal: key -> metric -> (steps, values)."""
+    of = {key: trial.key for trial in trials for key in trial.keys}
+    found: dict[str, dict[str, tuple[list[int], list[float]]]] = {key: {} for key in of.values()}
     for event, _ in read(files.journal):
-        if isinstance(event, TrialReported) and event.key in found:
+        if isinstance(event, TrialReported) and event.key in of:
             for step, metrics in event.rows:
                 for name, value in metrics.items():
-                    steps, values = found[event.key].setdefault(name, ([], []))
+                    steps, values = found[of[event.key]].setdefault(name, ([], []))
                     steps.append(step)
                     values.append(value)
     return {key: dict(metrics) for key, metrics in found.items()}
@@ -51,7 +53,7 @@ def write_study_plots(files: StudyFiles, standings: list[Standing], objective: O
     shown = [s for s in standings if any(t.step for t in s.arm.trials)][:MAX_PANELS]
     if not shown:
         return {}
-    found = curves(files, [t.key for s in shown for t in s.arm.trials])
+    found = curves(files, [t for s in shown for t in s.arm.trials])
     panels: dict[str, Seeds] = {
         s.arm.label: [found[t.key] for t in s.arm.trials if found[t.key]] for s in shown
     }
@@ -72,7 +74,7 @@ def write_study_plots(files: StudyFiles, standings: list[Standing], objective: O
         written["ranking"] = dots(out / "ranking.png", objective.metric, values, floor, mode=objective.mode)
     trials = {s.arm.label: s.best_trial or s.arm.trials[0] for s in shown}
     grids = {
-        label: files.trial(trial.key) / picture
+        label: files.trial(trial.folder) / picture
         for label, trial in trials.items()
         if (picture := trial.picture_at(objective) or trial.picture)
     }
@@ -80,7 +82,7 @@ def write_study_plots(files: StudyFiles, standings: list[Standing], objective: O
         written["samples"] = picture_sheet(out / "samples.png", grids)
         rows = {
             label: {
-                step: files.trial(trial.key) / path
+                step: files.trial(trial.folder) / path
                 for step, path in trial.pictures.get("samples/fixed", {}).items()
             }
             for label, trial in trials.items()

@@ -46,9 +46,11 @@ OTHER_FILES = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """A trial and the checkpoints to take, the first that is whole. `words`: which trial of what, for people."""
+    """A trial and the checkpoints to take, the first that is whole. `keys`: those that its checkpoints may carry.
+    `words`: which trial of what, for people."""
 
     key: str
+    keys: tuple[str, ...]
     spec: TrialSpec
     shape: tuple[int, int, int]
     n_images: int
@@ -99,9 +101,10 @@ def _of_checkpoint(path: Path) -> Source:
             "how to build its model"
         )
     records = load_records(files)
-    if key not in records.trials:
+    trial = next((trial for trial in records.trials.values() if trial.folder == key), None)
+    if trial is None:
         raise UsageError(f"study {files.name} has no trial {key}")
-    return _source(files, records, records.trials[key], (path,))
+    return _source(files, records, trial, (path,))
 
 
 def _find_trial(files: StudyFiles, records: Records, wanted: str | None) -> TrialRecord:
@@ -140,7 +143,9 @@ def _source(
         )
     spec, shape, n = _definition(study, values, trial)
     words = f"{files.name}, trial {trial.name}"
-    return Source(key=trial.key, spec=spec, shape=shape, n_images=n, checkpoints=found, words=words)
+    return Source(
+        key=trial.key, keys=trial.keys, spec=spec, shape=shape, n_images=n, checkpoints=found, words=words
+    )
 
 
 def _definition(
@@ -176,7 +181,7 @@ def draw(source: Source, n: int, seed: int, *, label: int | None = None, raw: bo
     device, notes = torch.device("cpu"), list[str]()
     for path in source.checkpoints:
         try:
-            saved = load(path, source.key, device)
+            saved = load(path, source.keys, device)
             break
         except CheckpointError as error:
             notes.append(str(error))

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic.json_schema import GenerateJsonSchema
 
 import models
-from orchestrator._fields import FOUND_FACTS, StudySpec
+from orchestrator._fields import FOUND_FACTS, MOST_LISTED, StudySpec
 from orchestrator._layers import IN_BUDGET
 from trials.datasets import DATASETS
 from trials.options import TRAINING
@@ -19,6 +19,10 @@ class _Untitled(GenerateJsonSchema):
 
     def field_title_should_be_set(self, schema: Any) -> bool:
         return False
+
+
+def _list_of(items: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "array", "items": items, "minItems": 1, "maxItems": MOST_LISTED}
 
 
 def json_schema() -> dict[str, Any]:
@@ -34,9 +38,14 @@ def json_schema() -> dict[str, Any]:
     parts["Objective"]["properties"]["metric"]["enum"] = list(OBJECTIVES)
     one = {"$ref": "#/$defs/Objective"}
     fields["objective"] = {"anyOf": [one, {"type": "array", "items": one, "minItems": 1, "maxItems": 3}]}
-    fields["model"]["enum"] = list(models.names())
+    model, dataset = {"enum": list(models.names())}, [{"enum": list(DATASETS)}, {"$ref": "#/$defs/Dataset"}]
+    fields["model"] = {"anyOf": [model, _list_of(model)]}
+    fields["dataset"] = {"anyOf": [*dataset, _list_of({"anyOf": dataset})]}
+    parts["Arm"]["properties"]["dataset"] = {"anyOf": dataset}
+    for axis in ("Choices", "Range"):
+        value = parts[axis]["properties"]["when"]["additionalProperties"]
+        parts[axis]["properties"]["when"]["additionalProperties"] = {"anyOf": [value["items"], value]}
     for block in (fields, parts["Arm"]["properties"]):
-        block["dataset"] = {"anyOf": [{"enum": list(DATASETS)}, {"$ref": "#/$defs/Dataset"}]}
         block["fixed"]["propertyNames"] = {"enum": names}
     stages = {"type": "array", "items": {"type": "object"}}
     for block in (fields, parts["Arm"]["properties"]):

@@ -1,11 +1,10 @@
 """How sure a difference between arms is, from a few seeds: pure.
 
 Every arm runs the same seeds, so arms are compared seed by seed and the test is Student's t of the differences. A
-bootstrap over so few seeds is too sure of itself: of 4,000 pairs of arms that did not differ, its 95 % percentile
-interval called 49 % different with 2 seeds, 25 % with 3, 16 % with 5, 11 % with 8 and 7 % with 20, where t called 4 to
-6 % at each of these. Differences with heavy tails (Student's t, 3 degrees of freedom) make t call 4 %; strongly skewed
-ones (log-normal, sigma 1) make it call 16 % with 3 seeds and 18 % with 5, but the bootstrap 36 and 28 %. So there is no
-bootstrap here.
+bootstrap over so few seeds is too sure of itself: of pairs of arms that did not differ, 95 % intervals of t called 5 to
+6 % different, percentile and BCa intervals half of them with 2 seeds, 25 to 27 % with 3, 15 % with 5 and 7 % with 20.
+Differences with heavy tails make t call 3 to 4 %; strongly skewed ones make it call 16 % with 3 seeds, but the
+bootstraps 37 to 39 % (benchmarks/intervals.md). So there is no bootstrap here.
 
 The best arm is found by looking at the results, which makes the differences from it look larger than they are. Holm's
 correction for the comparisons with the best alone (Scand. J. Statist. 6, 1979) would call some arm of a study of

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from trials.kept import best_checkpoint, checkpoints
 from trials.reports import AT_THE_END, State
 
 Cells = dict[str, object]
+NEAR = 5
+"""Trials that a message names."""
 
 
 def load_definition(files: StudyFiles) -> StudySpec:
@@ -55,6 +58,34 @@ def find_study(name: str | None) -> StudyFiles:
     names = [s.name for s in studies]
     near = difflib.get_close_matches(name, names, n=3) or names[:10]
     raise UsageError(f"no study is called {name!r}; there are: {', '.join(near)}")
+
+
+def find_trial(records: Records, wanted: str, study: str) -> TrialRecord:
+    """The trial called by its number, its key or a beginning of it, or a part of its name that no other one has.
+
+    Raises UsageError that lists near ones. `study`: its name, for that message.
+    """
+    trials = list(records.trials.values())
+    if not trials:
+        raise UsageError(f"study {study} has no trials yet")
+    if wanted.isdecimal() and len(wanted) < 10 and int(wanted) < len(trials):
+        return next(trial for trial in trials if trial.number == int(wanted))
+    found = [t for t in trials if wanted and any(key.startswith(wanted) for key in (t.key, *t.was))]
+    found = found or [t for t in trials if wanted and wanted.casefold() in t.name.casefold()]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise UsageError(f"{wanted!r} may be several trials of {study}: {_some_names(found)}")
+    near = difflib.get_close_matches(wanted, [t.name for t in trials], n=NEAR, cutoff=0.3)
+    listed = [t for t in trials if t.name in near] or trials
+    raise UsageError(
+        f"study {study} has no trial {wanted!r}; it has numbers 0 to {len(trials) - 1}, such as: {_some_names(listed)}"
+    )
+
+
+def _some_names(trials: Sequence[TrialRecord]) -> str:
+    more = f" and {len(trials) - NEAR} more" if len(trials) > NEAR else ""
+    return ", ".join(repr(t.name) for t in trials[:NEAR]) + more
 
 
 def is_running(files: StudyFiles) -> bool:
@@ -108,6 +139,7 @@ def trial_rows(files: StudyFiles) -> list[Cells]:
             "d_loss": trial.latest.get("train/d_loss_mean"),
             "d_acc": trial.latest.get("train/d_acc"),
             study.objective.metric: trial.value(study.objective),
+            "flags": ", ".join(trial.flags),
             "reason": trial.reason,
             "key": trial.key,
         }
@@ -125,7 +157,7 @@ def best_files(files: StudyFiles, standings: list[Standing]) -> dict[str, Path]:
     if trial is not None:
         study = load_definition(files)
         spec, objective = trial_spec(study, standings[0].values, trial.seed, ""), study.objective
-        directory = files.trial(trial.key)
+        directory = files.trial(trial.folder)
         if picture := trial.picture_at(objective):
             found["best_samples"] = directory / picture
         newest_first = checkpoints(directory / "checkpoints")
@@ -144,7 +176,7 @@ def checkpoints_of(files: StudyFiles, trial: TrialRecord, objective: Objective |
 
     That is the best one; of an objective that is measured at the end (of the last evaluation, of training) the newest.
     """
-    directory = files.trial(trial.key) / "checkpoints"
+    directory = files.trial(trial.folder) / "checkpoints"
     best = None if objective is not None and _is_of_the_end(objective) else best_checkpoint(directory)
     return [*([best] if best else []), *(path for path in checkpoints(directory) if path != best)]
 

@@ -30,7 +30,10 @@ from orchestrator._fields import (
     unknown,
 )
 from orchestrator.claims import CheckError, parse
+from orchestrator.constraints import ConstraintError, Name
+from orchestrator.constraints import parse as parse_constraint
 from orchestrator.errors import Problem
+from orchestrator.samplers import SAMPLERS, numbers, option_problems
 from trials import schedule
 from trials.datasets import DATASETS
 from trials.options import TRAINING, conflicts, resolve_training, unused
@@ -53,16 +56,23 @@ __all__ = [
     "Range",
     "Resources",
     "StudySpec",
+    "all_points",
+    "allowing",
     "axes",
     "build_values",
+    "each_arm",
     "evaluations",
+    "facts",
     "features",
+    "grid_points",
+    "holds",
     "hyperparameters",
     "image_shape",
     "n_classes",
     "n_images",
     "nearest",
     "of_arm",
+    "ordered",
     "problems",
     "related",
     "steps_per_epoch",
@@ -79,8 +89,7 @@ def problems(study: StudySpec, broken: Collection[KeyPath] = ()) -> list[Problem
     `broken`: parts left out because they are wrong in themselves. What depends on them is not checked.
     """
     found = {(path, message): [""] for check in _run_checks(_WHOLE, study, broken) for path, message in check}
-    for name in study.arms or [""]:
-        resolved = of_arm(study, name) if name else study
+    for name, resolved in each_arm(study).items():
         for check in _run_checks(_EACH_ARM, resolved, broken):
             for path, message in check:
                 found.setdefault((_written(study, name, path), message), []).append(name)
@@ -90,11 +99,30 @@ def problems(study: StudySpec, broken: Collection[KeyPath] = ()) -> list[Problem
             path=path,
             message=message
             if len(arms) == everywhere or path[0] == "arms" or not arms[0]
-            else f"{message} (arm {arms[0]})",
+            else f"{message} (arm {arms[0]}){_meant_for_some(study, path, arms)}",
         )
         for (path, message), arms in found.items()
         if not any(related(path, part) for part in broken)
     ]
+
+
+def _meant_for_some(study: StudySpec, path: KeyPath, arms: Sequence[str]) -> str:
+    """How to write a hyperparameter that the models of these arms do not take, and that of another one does."""
+    if len(path) != 2 or path[0] not in ("space", "fixed"):
+        return ""
+    name = str(path[1])
+    takes = {
+        mine.model: name in hyperparameters(mine)
+        for mine in (of_arm(study, arm) for arm in study.arms)
+        if hyperparameters(mine)
+    }
+    if takes.get(of_arm(study, arms[0]).model, True) or not any(takes.values()):
+        return ""
+    them = ", ".join(model for model, does in takes.items() if does)
+    when = f"when: {{model: {f'[{them}]' if ', ' in them else them}}}"
+    if path[0] == "space":
+        return f"; for the models that take it write {when}"
+    return f"; for the models that take it write in space {name}: {{choices: [VALUE], {when}}}"
 
 
 def _run_checks(checks: Checks, study: StudySpec, broken: Collection[KeyPath]) -> Iterator[Found]:
@@ -118,11 +146,14 @@ def _written(study: StudySpec, arm: str, path: KeyPath) -> KeyPath:
 
 
 def of_arm(study: StudySpec, name: str) -> StudySpec:
-    """The study that a named arm makes of `study`: the arm's settings over the study's, without other arms."""
+    """The study that a named arm makes of `study`: the arm's settings over the study's, without other arms.
+
+    Its space is what arms of that name have.
+    """
     arm = study.arms[name]
     changes = arm.train.model_dump(exclude_none=True)
     length = {"epochs": None, "steps": None} if changes.keys() & {"epochs", "steps"} else {}
-    return study.model_copy(
+    alone = study.model_copy(
         update={
             "model": arm.model or study.model,
             "dataset": arm.dataset or study.dataset,
@@ -131,6 +162,177 @@ def of_arm(study: StudySpec, name: str) -> StudySpec:
             "arms": {},
         }
     )
+    return _decided(alone, name)
+
+
+def each_arm(study: StudySpec) -> dict[str, StudySpec]:
+    """The study that each named arm makes of it; itself under the name "" when there are none."""
+    return {name: of_arm(study, name) for name in study.arms} or {"": _decided(study, "")}
+
+
+def _decided(study: StudySpec, arm: str) -> StudySpec:
+    """The study of one arm without the axes it has not, and without conditions on what is the same in all of it."""
+    if not any(axis.when for axis in study.space.values()):
+        return study
+    same = facts(study, arm)
+    space = dict(study.space)
+    while gone := [name for name, axis in space.items() if not _may_hold(axis, same, space)]:
+        for name in gone:
+            del space[name]
+    for name, axis in space.items():
+        left = {other: wanted for other, wanted in axis.when.items() if other not in same}
+        space[name] = axis.model_copy(update={"when": left})
+    return study.model_copy(update={"space": space})
+
+
+def facts(study: StudySpec, arm: str) -> dict[str, Value]:
+    """What a condition can ask of a study of one arm."""
+    named: dict[str, Value] = {"arm": arm} if arm else {}
+    return {"model": study.model, "dataset": _dataset_name(study.dataset), **named}
+
+
+def _dataset_name(dataset: Dataset) -> str:
+    return dataset.name or dataset.folder or ""
+
+
+def _may_hold(axis: Choices | Range, same: Mapping[str, Value], space: Mapping[str, Choices | Range]) -> bool:
+    return all(
+        _among(same[other], wanted) if other in same else other in space
+        for other, wanted in axis.when.items()
+    )
+
+
+def holds(axis: Choices | Range, values: Mapping[str, Value]) -> bool:
+    """Whether an arm with these values has the axis. Conditions on an axis that the arm has not do not hold."""
+    return all(other in values and _among(values[other], wanted) for other, wanted in axis.when.items())
+
+
+def _among(value: Value, wanted: Sequence[Value]) -> bool:
+    return any(isinstance(value, bool) == isinstance(one, bool) and value == one for one in wanted)
+
+
+def ordered(space: Mapping[str, Choices | Range]) -> list[str]:
+    """The axes in the order written, each after those that its conditions are on."""
+    found: dict[str, None] = {}
+
+    def add(name: str, above: tuple[str, ...]) -> None:
+        for other in space[name].when:
+            if other in space and other not in above:
+                add(other, (*above, other))
+        found.setdefault(name)
+
+    for name in space:
+        if name not in found:
+            add(name, (name,))
+    return list(found)
+
+
+def _expand(
+    space: Mapping[str, Choices | Range], values: Mapping[str, Sequence[Value]]
+) -> Iterator[dict[str, Value]]:
+    """Every point of the space of one arm, the last axis varying fastest; an axis whose conditions fail is absent."""
+    if not any(axis.when for axis in space.values()):
+        yield from (dict(zip(space, point, strict=True)) for point in itertools.product(*values.values()))
+        return
+    names = ordered(space)
+
+    def rest(i: int, chosen: dict[str, Value]) -> Iterator[dict[str, Value]]:
+        if i == len(names):
+            yield {name: chosen[name] for name in space if name in chosen}
+        elif holds(space[names[i]], chosen):
+            for value in values[names[i]]:
+                yield from rest(i + 1, {**chosen, names[i]: value})
+        else:
+            yield from rest(i + 1, chosen)
+
+    yield from rest(0, {})
+
+
+def grid_points(study: StudySpec) -> Iterator[dict[str, Value]]:
+    """Every named arm at every point of its space, whether or not constraints allow it."""
+    for arm, mine in each_arm(study).items():
+        named: dict[str, Value] = {"arm": arm} if arm else {}
+        values = {name: axis.values() or [] for name, axis in mine.space.items()}
+        yield from ({**named, **point} for point in _expand(mine.space, values))
+
+
+def all_points(study: StudySpec) -> Iterator[dict[str, Value]] | None:
+    """Every arm that a sampler can propose; None when they are too many to list, or the space is continuous."""
+    each = each_arm(study)
+    if sum(_most(mine) for mine in each.values()) > MAX_ARMS:
+        return None
+    allowed = allowing(study)
+
+    def listed() -> Iterator[dict[str, Value]]:
+        for arm, mine in each.items():
+            named: dict[str, Value] = {"arm": arm} if arm else {}
+            known = hyperparameters(mine)
+            values = {name: _drawn(axis, known[name].kind) for name, axis in mine.space.items()}
+            yield from filter(allowed, ({**named, **point} for point in _expand(mine.space, values)))
+
+    return listed()
+
+
+def _most(study: StudySpec) -> float:
+    """How many points the space of one arm has, were there no conditions; inf when it is continuous."""
+    known = hyperparameters(study)
+    return math.prod(
+        _n_drawn(axis, known[name].kind if name in known else str) for name, axis in study.space.items()
+    )
+
+
+def _n_drawn(axis: Choices | Range, kind: type) -> float:
+    """How many values a sampler can draw; inf for a continuous range."""
+    if isinstance(axis, Choices):
+        return len(axis.choices)
+    if axis.step is None:
+        return max(1.0, float(axis.high) - axis.low + 1) if kind is int else math.inf
+    return axis.size or math.inf
+
+
+def _drawn(axis: Choices | Range, kind: type) -> Sequence[Value]:
+    if isinstance(axis, Range) and axis.step is None and kind is int:
+        return range(int(axis.low), int(axis.high) + 1)
+    return axis.values() or []
+
+
+def allowing(study: StudySpec) -> Callable[[Mapping[str, Value]], bool]:
+    """Whether an arm's values meet all constraints. Raises ConstraintError when one cannot be read."""
+    if not study.constraints:
+        return lambda values: True
+    names = _names(study)
+    constraints = [parse_constraint(text, names) for text in study.constraints]
+    each = each_arm(study)
+
+    def allowed(values: Mapping[str, Value]) -> bool:
+        arm = str(values.get("arm", ""))
+        in_full = _in_full(each[arm], arm, values)
+        return all(constraint.holds(in_full) for constraint in constraints)
+
+    return allowed
+
+
+def _in_full(study: StudySpec, arm: str, values: Mapping[str, Value]) -> dict[str, Value]:
+    """All that a constraint can name of an arm: its own values over what is fixed over the recipe's."""
+    given = {**study.fixed, **values}
+    return {**given, **build_values(study, values), **training_values(study, values), **facts(study, arm)}
+
+
+def _names(study: StudySpec) -> dict[str, Name]:
+    """What constraints can name."""
+    found: dict[str, Name] = {}
+    each = each_arm(study).values()
+    for mine in each:
+        for name, param in hyperparameters(mine).items():
+            kind = float if param.kind is int else param.kind
+            found.setdefault(name, Name(kind, param.choices or None))
+    arms = {"arm": Name(str, tuple(study.arms))} if study.arms else {}
+    return {
+        **found,
+        "model": Name(str, tuple(dict.fromkeys(mine.model for mine in each))),
+        "dataset": Name(str, tuple(dict.fromkeys(_dataset_name(mine.dataset) for mine in each))),
+        **arms,
+    }
 
 
 def with_datasets(study: StudySpec, change: Callable[[Dataset], Dataset]) -> StudySpec:
@@ -219,7 +421,8 @@ def _arm_problems(study: StudySpec) -> Found:
         if arm.model not in models.names() or any(True for _ in _fixed_problems(arm)):
             continue
         values = {**build_values(arm, {}), **training_values(arm, {})}
-        same = repr((arm.model, arm.dataset, arm.train.epochs, arm.train.steps, sorted(values.items())))
+        length = (arm.train.epochs, arm.train.steps)
+        same = repr((arm.model, arm.dataset, length, sorted(values.items()), sorted(arm.space.items())))
         if same in seen:
             message = f"is the same as arm {seen[same]}: model, dataset, length and hyperparameters are equal"
             yield ("arms", name), message
@@ -248,8 +451,102 @@ def _train_problems(study: StudySpec) -> Found:
     if study.train.epochs is not None and study.train.steps is not None:
         yield ("train", "steps"), "give either epochs or steps, not both"
     for name in ("batch_size", "batch_size_g"):
-        if getattr(study.train, name) is not None and (name in study.space or name in study.fixed):
+        if getattr(study.train, name) is not None and name in study.fixed:
             yield ("train", name), f"{name} is given twice; keep it in one of train, fixed and space"
+
+
+def _twice_problems(study: StudySpec) -> Found:
+    """What has a value of its own in arms that choose another one."""
+    always = [name for name, axis in study.space.items() if not axis.when]
+    for arm, mine in each_arm(study).items():
+        for name in always:
+            if name in mine.fixed:
+                yield _written(study, arm, ("fixed", name)), f"{name} is in space too; remove one"
+            if getattr(mine.train, name, None) is not None and name in ("batch_size", "batch_size_g"):
+                message = f"{name} is given twice; keep it in one of train, fixed and space"
+                yield _written(study, arm, ("train", name)), message
+
+
+def _when_problems(study: StudySpec) -> Found:
+    """Conditions on what there is not, in a circle, or that hold for no arm."""
+    if any(mine.model not in models.names() for mine in _with_all_axes(study)):
+        return
+    known: dict[str, Sequence[Value]] = {
+        "model": [mine.model for mine in _with_all_axes(study)],
+        "dataset": [_dataset_name(mine.dataset) for mine in _with_all_axes(study)],
+        **({"arm": list(study.arms)} if study.arms else {}),
+        **{name: axis.choices for name, axis in study.space.items() if isinstance(axis, Choices)},
+    }
+    for name, axis in study.space.items():
+        path: KeyPath = ("space", name, "when")
+        wrong = False
+        for other, wanted in axis.when.items():
+            message = None
+            if other in study.space and other not in known:
+                message = f"{other} is a range; a condition is on choices"
+            elif other not in known:
+                message = unknown("condition", other, known)
+            if message:
+                wrong = True
+                yield (*path, other), message
+                continue
+            for i, value in enumerate(wanted):
+                if not _among(value, known[other]):
+                    wrong = True
+                    there = ", ".join(map(_as_written, dict.fromkeys(known[other])))
+                    yield (*path, other, i), f"{_as_written(value)} is no value of {other}; there is {there}"
+        if circle := _circle(study.space, name):
+            wrong = True
+            yield path, f"goes round in a circle: {' -> '.join(circle)}"
+        if axis.when and not wrong and not any(name in mine.space for mine in each_arm(study).values()):
+            yield path, "holds for no arm"
+
+
+def _with_all_axes(study: StudySpec) -> list[StudySpec]:
+    bare = study.model_copy(update={"space": {}})
+    return list(each_arm(bare).values())
+
+
+def _as_written(value: Value) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)[:80]
+
+
+def _circle(space: Mapping[str, Choices | Range], name: str) -> list[str]:
+    """The conditions that lead from an axis to itself, if they do."""
+    ways = [[name]]
+    seen: set[str] = set()
+    while ways:
+        way = ways.pop()
+        for other in space[way[-1]].when:
+            if other == name:
+                return [*way, name]
+            if other in space and other not in seen:
+                seen.add(other)
+                ways.append([*way, other])
+    return []
+
+
+def _constraint_problems(study: StudySpec) -> Found:
+    if any(not hyperparameters(mine) for mine in each_arm(study).values()):
+        return
+    names, wrong = _names(study), False
+    for i, text in enumerate(study.constraints):
+        try:
+            parse_constraint(text, names)
+        except ConstraintError as error:
+            wrong = True
+            yield ("constraints", i), str(error)
+    is_small = study.search.sampler == "grid" and _grid_arms(study) <= MAX_ARMS
+    if study.constraints and not wrong and is_small and _is_sound(study):
+        allowed = allowing(study)
+        if not any(allowed(point) for point in grid_points(study)):
+            yield ("constraints",), "leave no point of the grid"
+
+
+def _is_sound(study: StudySpec) -> bool:
+    """Whether every arm's model and hyperparameters are right by themselves."""
+    checks = (_model_problems, _fixed_problems, _space_problems)
+    return not any(True for mine in each_arm(study).values() for check in checks for _ in check(mine))
 
 
 def _objective_problems(study: StudySpec) -> Found:
@@ -290,6 +587,32 @@ def _lack(study: StudySpec, metric: str) -> str | None:
         return None
     averaged = all(training_values(study, point)["ema"] for point in _corners(study))
     return None if averaged else "where ema is 0: there is no other generator beside it"
+
+
+def _prune_problems(study: StudySpec) -> Found:
+    """Rungs at which nothing could be judged."""
+    prune, metric = study.prune, study.objective.metric
+    if prune is None:
+        return
+    if not metric.startswith("eval/") or metric.removeprefix("eval/") in AT_THE_END:
+        yield (
+            ("prune",),
+            f"{metric} is known at the end only; prune by a metric of evaluations, such as eval/fd",
+        )
+    for i in _repeated(prune.rungs):
+        yield ("prune", "rungs", i), f"step {prune.rungs[i]} is listed twice"
+    if prune.method == "paired" and (prune.seeds or len(study.seeds)) < 2:
+        yield ("prune", "method"), "a paired test needs at least two seeds"
+    if prune.seeds is not None and prune.seeds >= len(study.seeds):
+        message = f"must be fewer than the study's {len(study.seeds)} seeds; leave it out to judge by all"
+        yield ("prune", "seeds"), message
+    if any(True for check in (_model_problems, _fixed_problems, _space_problems) for _ in check(study)):
+        return
+    known = (total_steps(study, training_values(study, point)) for point in _corners(study))
+    shortest = min((steps for steps in known if steps is not None), default=None)
+    if shortest is not None and max(prune.rungs) >= shortest:
+        message = f"must come before the end of every trial, step {shortest} (got {max(prune.rungs)})"
+        yield ("prune", "rungs", prune.rungs.index(max(prune.rungs))), message
 
 
 def _model_problems(study: StudySpec) -> Found:
@@ -341,8 +664,6 @@ def _fixed_problems(study: StudySpec) -> Found:
             yield ("fixed", name), _unknown_hyperparameter(study, name)
         elif known and (wrong := known[name].problem(value)):
             yield ("fixed", name), wrong
-        if name in study.space:
-            yield ("fixed", name), f"{name} is in space too; remove one"
 
 
 def _space_problems(study: StudySpec) -> Found:
@@ -409,7 +730,7 @@ def _search_problems(study: StudySpec) -> Found:
             yield ("search",), f"sampler {search.sampler} needs trials, the number of arms to try"
         elif not axes(study):
             yield ("space",), f"sampler {search.sampler} has nothing to search; add hyperparameters to space"
-        elif search.trials > (n := _points(study)):
+        elif search.trials > (n := _points(study, search.trials)):
             yield (
                 ("search", "trials"),
                 f"the space has only {n:.0f} points (got {search.trials}); a grid runs them all",
@@ -420,14 +741,55 @@ def _search_problems(study: StudySpec) -> Found:
             ("search", "trials"),
             "a grid runs every point once; remove trials, or use sampler random or tpe",
         )
-    n = math.prod(max(1.0, _grid_size(axis) or 1.0) for axis in axes(study).values())
+    n = _grid_arms(study)
     if n > MAX_ARMS:
         yield ("space",), f"the grid has {n:{'.0f' if n < 1e15 else '.3g'}} arms; at most {MAX_ARMS}"
 
 
-def _points(study: StudySpec) -> float:
-    """How many different arms the space holds; inf when it is continuous."""
-    return math.prod(_grid_size(axis) or math.inf for axis in axes(study).values())
+def _sampler_problems(study: StudySpec) -> Found:
+    search, sampler = study.search, SAMPLERS[study.search.sampler]
+    for name, message in option_problems(search):
+        yield ("search", "options", name), message
+    if len(study.objectives) > sampler.objectives:
+        message = f"{search.sampler} takes one objective (got {len(study.objectives)}); use tpe, gp or nsga2"
+        yield ("search", "sampler"), message
+    if search.sampler == "cmaes" and len(ranges := numbers(study.space)) < 2:
+        message = (
+            f"cmaes needs two ranges or more that every arm has (got {', '.join(ranges) or 'none'}); use tpe"
+        )
+        yield ("search", "sampler"), message
+    if search.warm_start is not None and not sampler.adaptive:
+        learning = ", ".join(name for name, one in SAMPLERS.items() if one.adaptive)
+        message = f"{search.sampler} learns from nothing; use one of {learning}, or remove it"
+        yield ("search", "warm_start"), message
+    elif search.warm_start == study.name:
+        yield ("search", "warm_start"), "is this study itself; name an earlier one"
+
+
+def _grid_arms(study: StudySpec) -> float:
+    """How many arms a grid has before constraints: exactly, but of a huge one with conditions at most."""
+    total = 0.0
+    for mine in each_arm(study).values():
+        most = math.prod(max(1.0, _grid_size(axis) or 1.0) for axis in mine.space.values())
+        sizes = [_grid_size(axis) or 1.0 for axis in mine.space.values()]
+        if any(axis.when for axis in mine.space.values()) and max(sizes) <= MAX_ARMS:
+            values = {name: axis.values() or [0] for name, axis in mine.space.items()}
+            counted = sum(1 for _ in itertools.islice(_expand(mine.space, values), MAX_ARMS + 1))
+            most = counted if counted <= MAX_ARMS else most
+        total += most
+    return total
+
+
+def _points(study: StudySpec, wanted: int) -> float:
+    """How many different arms the space holds, or `wanted` if it holds more; inf when it is continuous."""
+    sizes = [_most(mine) for mine in each_arm(study).values()]
+    if sum(sizes) > MAX_ARMS or not _is_sound(study):
+        return sum(sizes)
+    try:
+        points = all_points(study)
+    except ConstraintError:  # reported by itself
+        points = all_points(study.model_copy(update={"constraints": []}))
+    return sum(1 for _ in itertools.islice(points or (), wanted))
 
 
 def _grid_problems(study: StudySpec) -> Found:
@@ -455,7 +817,8 @@ def _option_problems(study: StudySpec) -> Found:
     found: dict[str, str] = {}
     for point in _corners(study):
         values = {**build_values(study, point), **training_values(study, point)}
-        for name, message in (*conflicts(preset, values, given), *_growth_problems(study, values)):
+        here = {*study.fixed, *point}
+        for name, message in (*conflicts(preset, values, here), *_growth_problems(study, values)):
             found.setdefault(name, message)
         n_evaluations = evaluations(study)
         if 0 < int(values["patience"]) >= n_evaluations:
@@ -477,33 +840,44 @@ def _option_problems(study: StudySpec) -> Found:
 def _idle_problems(study: StudySpec) -> Found:
     """Settings that do nothing in any arm that they are meant for."""
     idle: dict[KeyPath, str | None] = {}
-    for arm in study.arms or [""]:
-        resolved = of_arm(study, arm) if arm else study
+    for arm, resolved in each_arm(study).items():
         if any(
             True for check in (_model_problems, _fixed_problems, _space_problems) for _ in check(resolved)
         ):
             return
         for point in _corners(resolved):
             values = {**build_values(resolved, point), **training_values(resolved, point)}
-            here = dict(unused(values, {*resolved.fixed, *resolved.space}))
-            for name in {*resolved.fixed, *resolved.space}:
-                path = ("space", name) if name in resolved.space else _written(study, arm, ("fixed", name))
+            here = dict(unused(values, {*resolved.fixed, *point}))
+            for name in {*resolved.fixed, *point}:
+                path = ("space", name) if name in point else _written(study, arm, ("fixed", name))
                 idle[path] = here.get(name) if path not in idle or idle[path] else None
     yield from ((path, why) for path, why in idle.items() if why)
 
 
 def _corners(study: StudySpec) -> Iterator[dict[str, Value]]:
-    """The points of the space with ranges at their ends; of more than a few thousand, a sample with every value."""
-    sides = [a.choices if isinstance(a, Choices) else [a.low, a.high] for a in study.space.values()]
-    if math.prod(map(len, sides)) <= MOST_CORNERS:
-        yield from (dict(zip(study.space, point, strict=True)) for point in itertools.product(*sides))
+    """The points of the space with ranges at their ends that conditions and constraints leave; of more than a few
+    thousand, a sample with every value."""
+    sides = {n: a.choices if isinstance(a, Choices) else [a.low, a.high] for n, a in study.space.items()}
+    try:
+        allowed = allowing(study)
+    except ConstraintError:  # reported by itself
+        allowed = lambda _: True  # noqa: E731
+    yield from filter(allowed, _all_corners(study.space, sides))
+
+
+def _all_corners(
+    space: Mapping[str, Choices | Range], sides: Mapping[str, Sequence[Value]]
+) -> Iterator[dict[str, Value]]:
+    if math.prod(map(len, sides.values())) <= MOST_CORNERS:
+        yield from _expand(space, sides)
         return
-    drawn = random.Random(0)
-    for i in range(max(MOST_CORNERS, *map(len, sides))):
-        yield {
-            name: side[i] if i < len(side) else drawn.choice(side)
-            for name, side in zip(study.space, sides, strict=True)
-        }
+    drawn, names = random.Random(0), ordered(space)
+    for i in range(max(MOST_CORNERS, *map(len, sides.values()))):
+        point = {name: side[i] if i < len(side) else drawn.choice(side) for name, side in sides.items()}
+        for name in names:
+            if not holds(space[name], point):
+                del point[name]
+        yield point
 
 
 def _growth_problems(study: StudySpec, values: Mapping[str, Value]) -> Iterator[tuple[str, str]]:
@@ -539,7 +913,9 @@ def _length_problems(study: StudySpec) -> Found:
     if study.train.log_every > steps:
         message = f"no metric would ever be logged: training has {steps} steps (got {study.train.log_every})"
         yield ("train", "log_every"), message
-    removed = max(int(training_values(study, point)["remove_last_epochs"]) for point in _corners(study))
+    removed = max(
+        (int(training_values(study, point)["remove_last_epochs"]) for point in _corners(study)), default=0
+    )
     if removed and removed * steps_per_epoch(study, values) >= steps:
         section = "space" if "remove_last_epochs" in study.space else "fixed"
         given = "remove_last_epochs" in {**study.fixed, **study.space}
@@ -552,6 +928,11 @@ def _length_problems(study: StudySpec) -> Found:
 def _largest_batch(study: StudySpec) -> tuple[int, KeyPath]:
     """The largest real batch of any arm and where it is set; 0 for one that is no whole number."""
     axis = study.space.get("batch_size")
+    if axis is not None and axis.when:
+        always = axis.model_copy(update={"when": {}})
+        rest = {name: other for name, other in study.space.items() if name != "batch_size"}
+        each = (study.model_copy(update={"space": space}) for space in ({"batch_size": always}, rest))
+        return max(_largest_batch(one) for one in each)
     if isinstance(axis, Choices):
         return max(_whole(value) for value in axis.choices), ("space", "batch_size")
     if axis is not None:
@@ -574,7 +955,11 @@ _WHOLE: Checks = (
     ((), _list_problems),
     ((("arms",), ("space",)), _claim_problems),
     ((), _objective_problems),
+    ((), _twice_problems),
+    ((("model",), ("arms",), ("dataset",), ("space",)), _when_problems),
+    ((("model",), ("arms",), ("dataset",), ("fixed",), ("space",), ("search",)), _constraint_problems),
     ((("search",),), _search_problems),
+    ((("search",), ("space",), ("objective",)), _sampler_problems),
     ((("model",), ("arms",), ("dataset",), ("train",), ("fixed",), ("space",)), _arm_problems),
     ((("model",), ("arms",), ("fixed",), ("space",)), _idle_problems),
 )
@@ -589,6 +974,10 @@ _EACH_ARM: Checks = (
     ((("model",), ("dataset",)), _shape_problems),
     ((("model",),), _fixed_problems),
     ((("model",),), _space_problems),
+    (
+        (("model",), ("dataset",), ("train",), ("fixed",), ("space",), ("seeds",), ("objective",)),
+        _prune_problems,
+    ),
     ((("model",), ("search",)), _grid_problems),
     ((("model",), ("dataset",), ("train",), ("fixed",), ("space",)), _option_problems),
     (

@@ -1,57 +1,76 @@
-"""Submitting a study: everything between a valid definition and its results."""
+"""Running a study, from a valid definition to its results: submitting it, going on with it, extending it."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
-import platform
 import signal
-import subprocess
-from collections.abc import Iterator, Mapping
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
-from types import FrameType, MappingProxyType
-from typing import Literal
+from types import FrameType
+from typing import Literal, cast
 
 from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.status import Status
 
 from models import Value
-from orchestrator import arms, results
+from orchestrator import arms, notify, pruning, results
+from orchestrator._fields import Limits
 from orchestrator.errors import UnreachableError, UsageError
 from orchestrator.execution import choose_packs
+from orchestrator.going_on import Extension, extended
 from orchestrator.home import StudyFiles, data_directory, features_directory, home
 from orchestrator.leaderboard import Standing, leaderboard
-from orchestrator.loader import refuse_facts
-from orchestrator.machine import Slots, slots, this_machine
-from orchestrator.progress import Progress
+from orchestrator.loader import Budget, load_study, refuse_facts
+from orchestrator.machine import slots, this_machine
+from orchestrator.progress import Progress, duration
+from orchestrator.provenance import matmul_kernels, provenance, write_record
 from orchestrator.records import Records
 from orchestrator.search import OptunaSearch
 from orchestrator.shipper import Shipper
 from orchestrator.status import load_definition, load_records
 from orchestrator.study import Dataset, StudySpec, of_arm, with_datasets
 from orchestrator.sweep import MATMUL, Backend, Sweep
+from orchestrator.turns import turn
 from trials.data import PreparedDataset, prepare
 from trials.datasets import DATASETS, DatasetSource
 from trials.errors import DatasetError
-from trials.kernels import probe_matmul
 from trials.reports import State
 
 SHOWN_SKIPPED = 20
 FEATURES = "gan_sweep.features"
 """The fact of a study's provenance that says what its images are compared in."""
+SET, BUDGET = "gan_sweep.set", "gan_sweep.budget"
+"""Facts: how the submitted definition was made of the file."""
+SMOKE_ARMS, SMOKE_STEPS, SMOKE_SAMPLES = 4, 4, 64
 LOCK_WAIT_S = 1.0  # `status` takes the lock for a moment to see whether it is held
-PACKAGES = ("gan-sweep", "torch", "ray", "mlflow", "optuna", "numpy")
+Backends = Literal["ray", "inline"]
+Change = Callable[[Sweep], None]
+"""What is done to a sweep before it goes on."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How to run: `wait` for a turn when other studies use the machine; `smoke`: a tiny version first."""
+
+    backend: Backends = "ray"
+    data_dir: Path | None = None
+    webhook: str | None = None
+    wait: bool = True
+    smoke: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Submitted:
-    """What came of a submit. `pending`: events that MLflow has not got yet, and why."""
+    """What came of a submit. `pending`: events that MLflow has not got yet, and why. `reason`: the limit that ended it.
+    `saved`: what pruning saved, in words."""
 
     files: StudyFiles
+    study: StudySpec
     state: str
     standings: list[Standing]
     pictures: dict[str, Path]
@@ -59,47 +78,149 @@ class Submitted:
     pending: int
     pending_reason: str | None
     interrupted: bool
+    reason: str
+    saved: str
 
 
 def submit(
-    study: StudySpec,
-    source: Path,
-    *,
-    backend: Literal["ray", "inline"],
-    data_dir: Path | None,
-    console: Console,
-    chosen: Mapping[str, str] = MappingProxyType({}),
+    study: StudySpec, source: Path, *, options: Options, console: Console, chosen: Mapping[str, str]
 ) -> Submitted:
     """Run the study to its end, or go on where it stopped. Talks on `console`. `chosen`: facts to record with it.
 
     Raises UsageError before anything is created when the study does not fit this machine, differs from one
-    of the same name, is running already, or has no data.
+    of the same name, is running already, has no data, or when its smoke run fails.
     """
-    machine = this_machine()
-    granted = slots(study.resources, machine, arms.arm_count(study) * len(study.seeds))
-    files = StudyFiles.of(study.name)
+    slots(study.resources, this_machine(), arms.arm_count(study) * len(study.seeds))
     _check_home()
-    datasets = prepare_datasets(study, source, data_dir, console)
+    datasets = prepare_datasets(study, source, options.data_dir, console)
     study = with_facts(study, datasets)
     refuse_facts(study, source)
+    files = StudyFiles.of(study.name)
     _refuse_other_definition(files, study)
-    files.root.mkdir(parents=True, exist_ok=True)
+    if options.smoke:
+        smoke_run(study, datasets, options.backend, console)
+    with _locked(files):
+        _write_definition(files, study, source)
+        _write_origin(files, source, options)
+        return _go(files, study, datasets, source, options, console, chosen)
+
+
+def go_on(
+    files: StudyFiles,
+    *,
+    options: Options | None,
+    console: Console,
+    changes: Sequence[str] = (),
+    change: Change = lambda _: None,
+) -> Submitted:
+    """Go on with a submitted study by its own definition, after `change`. `options`: as it was submitted when None.
+
+    `changes`: KEY=VALUE of what does not decide results, such as limits. Raises UsageError when it is running already,
+    when its data are gone, or when the changes would make it another study.
+    """
+    study, records = load_definition(files), load_records(files)
+    source, options = origin(files, options)
+    _check_home()
+    datasets = prepare_datasets(study, source, options.data_dir, console)
+    chosen = {name: text for name, text in records.provenance.items() if name in (SET, BUDGET)}
+    if changes:
+        overrides = [*json.loads(chosen.get(SET, "[]")), *changes]
+        budget = cast(Budget, chosen.get(BUDGET, "full"))
+        study = with_facts(load_study(files.source, budget=budget, overrides=overrides), datasets)
+        _refuse_other_definition(files, study)
+        chosen[SET] = json.dumps(overrides)
+    with _locked(files):
+        if changes:
+            _write(files.definition, study.model_dump_json(indent=1).encode())
+        return _go(files, study, datasets, source, options, console, chosen, change)
+
+
+def extend(files: StudyFiles, asked: Extension, *, options: Options | None, console: Console) -> Submitted:
+    """Give a study more seeds, longer trials or more arms, and run what that adds.
+
+    Trials that get longer go on from their last checkpoints, and are what they would be had they been as long from the
+    beginning. Raises UsageError, changing nothing, when that cannot be.
+    """
+    study, records = load_definition(files), load_records(files)
+    longer = extended(study, records, asked)
+    source, options = origin(files, options)
+    _check_home()
+    datasets = prepare_datasets(study, source, options.data_dir, console)
+    before = json.loads(records.provenance.get(SET, "[]"))
+    chosen = {SET: json.dumps([*before, *asked.changes]), BUDGET: records.provenance.get(BUDGET, "full")}
+    with _locked(files):
+        files.extending.touch()
+        _write(files.definition, longer.model_dump_json(indent=1).encode())
+        return _go(files, longer, datasets, source, options, console, chosen)
+
+
+def origin(files: StudyFiles, options: Options | None) -> tuple[Path, Options]:
+    """Where the study file lay, and how the study was submitted unless `options` say otherwise."""
     try:
-        with FileLock(files.lock).acquire(timeout=LOCK_WAIT_S):
-            _write_definition(files, study, source)
-            records = load_records(files)
-            matmul = matmul_kernels(records, granted)
-            search = OptunaSearch(study, files.optuna, records.arms)
-            sweep = Sweep(study, files, search, datasets, granted)
-            facts = {**provenance(datasets, source), **matmul, **chosen}
-            if not sweep.finished:
-                facts |= prepare_features(study, datasets, console)
-                facts["gan_sweep.pack"] = _pack(sweep, matmul[MATMUL], console)
-            return _run(sweep, _make_backend(backend, machine.cpus, machine.gpus), facts, console)
+        known = json.loads(files.origin.read_text())
+    except (OSError, ValueError):  # submitted by an earlier version
+        known = {}
+    source = Path(known.get("source", files.source))
+    if options is None:
+        data_dir = known.get("data_dir")
+        options = Options(backend=known.get("backend", "ray"), data_dir=Path(data_dir) if data_dir else None)
+    return source, options
+
+
+@contextlib.contextmanager
+def _locked(files: StudyFiles) -> Iterator[None]:
+    files.root.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(files.lock)
+    try:
+        lock.acquire(timeout=LOCK_WAIT_S)
     except Timeout:
         raise UsageError(
-            f"study {study.name} is running already; watch it with: gan-sweep status {study.name}"
+            f"study {files.name} is running already; watch it with: gan-sweep status {files.name}"
         ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _go(
+    files: StudyFiles,
+    study: StudySpec,
+    datasets: Mapping[DatasetSource, PreparedDataset],
+    source: Path,
+    options: Options,
+    console: Console,
+    chosen: Mapping[str, str],
+    change: Change = lambda _: None,
+) -> Submitted:
+    """Run what is left of a study whose lock is held."""
+    machine = this_machine()
+    granted = slots(study.resources, machine, arms.arm_count(study) * len(study.seeds))
+    wait = (
+        turn(study.name, study.priority, granted, machine, console)
+        if options.wait
+        else contextlib.nullcontext()
+    )
+    with wait:
+        records = load_records(files)
+        matmul = matmul_kernels(records, granted)
+        search = OptunaSearch(study, files.optuna, records.arms)
+        sweep = Sweep(study, files, search, datasets, granted)
+        if files.extending.exists():
+            console.print(f"{sweep.extend()} arms extended", highlight=False)
+            files.extending.unlink()
+        change(sweep)
+        facts = {**provenance(datasets, source, granted), **matmul, **chosen}
+        if not sweep.finished:
+            facts |= prepare_features(study, datasets, console)
+            facts["gan_sweep.pack"] = _pack(sweep, matmul[MATMUL], console)
+            write_record(files, study, source, facts)
+        done = _run(sweep, make_backend(options.backend), facts, console)
+    if url := notify.webhook(options.webhook):
+        told = notify.payload(study.name, sweep.records, done.standings, study.objective.metric)
+        if failed := notify.notify(url, told):
+            console.print(failed, style="yellow", markup=False)
+    return done
 
 
 def _run(sweep: Sweep, backend: Backend, facts: dict[str, str], console: Console) -> Submitted:
@@ -126,6 +247,7 @@ def _run(sweep: Sweep, backend: Backend, facts: dict[str, str], console: Console
             pending = shipper.close()
     return Submitted(
         files=sweep.files,
+        study=sweep.study,
         state=state,
         standings=standings,
         pictures=pictures,
@@ -133,6 +255,76 @@ def _run(sweep: Sweep, backend: Backend, facts: dict[str, str], console: Console
         pending=pending,
         pending_reason=shipper.error,
         interrupted=bool(interrupted),
+        reason=sweep.records.reason,
+        saved=saved_words(sweep.records),
+    )
+
+
+def saved_words(records: Records) -> str:
+    """What pruning saved; nothing when nothing was pruned."""
+    left, total, seconds = pruning.saved(records)
+    if not left:
+        return ""
+    n = records.count(State.PRUNED)
+    return f"pruning ended {n} trials early: {left / total:.0%} of all steps not taken, about {duration(seconds)}"
+
+
+def smoke_run(
+    study: StudySpec,
+    datasets: Mapping[DatasetSource, PreparedDataset],
+    backend: Backends,
+    console: Console,
+) -> None:
+    """Run a tiny version of every arm in a directory that does not stay. Raises UsageError when one fails."""
+    tiny = smoke_study(study)
+    n = arms.arm_count(tiny)
+    granted = slots(tiny.resources, this_machine(), n)
+    features = prepare_features(tiny, datasets, console)
+    with tempfile.TemporaryDirectory(prefix="smoke-", dir=home()) as directory:
+        files = StudyFiles(Path(directory) / "studies" / study.name)
+        files.root.mkdir(parents=True)
+        sweep = Sweep(tiny, files, OptunaSearch(tiny, files.optuna), datasets, granted)
+        sweep.start(features)
+        console.print(f"smoke run: {n} arms, a few steps each", highlight=False)
+        with _stop_on_signal(sweep, console) as interrupted, Progress(sweep, console):
+            make_backend(backend).run(sweep)
+        records = sweep.records
+        sweep.end()
+    if interrupted:
+        raise KeyboardInterrupt
+    bad = [t for t in records.trials.values() if t.state is not State.COMPLETED]
+    if bad:
+        lines = "\n".join(
+            f"  {trial.label}: {trial.state.value}, {trial.reason}" for trial in bad[:SHOWN_SKIPPED]
+        )
+        raise UsageError(f"the smoke run failed for {len(bad)} of {n} arms; nothing was submitted:\n{lines}")
+    console.print(f"smoke run: all {n} arms work", style="green", highlight=False)
+
+
+def smoke_study(study: StudySpec) -> StudySpec:
+    """Every arm of a grid, or a few of a search, with one seed, a few steps, one small evaluation and one picture."""
+    search = study.search.model_copy(
+        update={"trials": study.search.trials and min(study.search.trials, SMOKE_ARMS), "warm_start": None}
+    )
+    samples = min(SMOKE_SAMPLES, study.evaluate.samples or SMOKE_SAMPLES)
+    named = {
+        name: arm.model_copy(update={"train": arm.train.model_copy(update={"epochs": None, "steps": None})})
+        for name, arm in study.arms.items()
+    }
+    train = study.train.model_copy(
+        update={"epochs": None, "steps": SMOKE_STEPS, "log_every": SMOKE_STEPS, "checkpoint_every": None}
+    )
+    return study.model_copy(
+        update={
+            "seeds": study.seeds[:1],
+            "train": train,
+            "arms": named,
+            "search": search,
+            "prune": None,
+            "limits": Limits(),
+            "pictures": study.pictures.model_copy(update={"count": 1, "at": [], "gallery": False}),
+            "evaluate": study.evaluate.model_copy(update={"count": 1, "samples": samples}),
+        }
     )
 
 
@@ -247,14 +439,16 @@ def with_facts(study: StudySpec, datasets: Mapping[DatasetSource, PreparedDatase
     return with_datasets(study, known)
 
 
-def _make_backend(name: Literal["ray", "inline"], cpus: int, gpus: int) -> Backend:
+def make_backend(name: Backends) -> Backend:
+    """The backend, for the whole of this machine."""
     if name == "inline":
         from orchestrator.backends.inline import InlineBackend
 
         return InlineBackend()
     from orchestrator.backends.ray import RayBackend
 
-    return RayBackend(cpus=cpus, gpus=gpus)
+    machine = this_machine()
+    return RayBackend(cpus=machine.cpus, gpus=machine.gpus)
 
 
 def _check_home() -> None:
@@ -276,18 +470,26 @@ def _refuse_other_definition(files: StudyFiles, study: StudySpec) -> None:
         raise UsageError(
             f"a study named {study.name} exists with another definition:\n  "
             + "\n  ".join(changes)
-            + "\nSubmit the old definition to go on with it, or choose a new name: --set name=NEW_NAME"
+            + f"\nTo go on with it as it is: gan-sweep resume {files.name}\n"
+            f"For more seeds, longer trials or more arms: gan-sweep extend {files.name}\nFor another study: --set name=NEW_NAME"
         )
 
 
 def _write_definition(files: StudyFiles, study: StudySpec, source: Path) -> None:
-    for path, content in (
-        (files.definition, study.model_dump_json(indent=1).encode()),
-        (files.source, source.read_bytes()),
-    ):
-        temporary = path.with_suffix(".tmp")
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
+    _write(files.definition, study.model_dump_json(indent=1).encode())
+    _write(files.source, source.read_bytes())
+
+
+def _write_origin(files: StudyFiles, source: Path, options: Options) -> None:
+    data_dir = options.data_dir and str(options.data_dir.expanduser().absolute())
+    known = {"source": str(source.absolute()), "data_dir": data_dir, "backend": options.backend}
+    _write(files.origin, json.dumps(known).encode())
+
+
+def _write(path: Path, content: bytes) -> None:
+    temporary = path.with_suffix(".tmp")
+    temporary.write_bytes(content)
+    os.replace(temporary, path)
 
 
 @contextlib.contextmanager
@@ -312,48 +514,3 @@ def _stop_on_signal(sweep: Sweep, console: Console) -> Iterator[list[int]]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-
-
-def provenance(datasets: Mapping[DatasetSource, PreparedDataset], source: Path) -> dict[str, str]:
-    """Where results come from: versions, machine, dataset digests, and the commit of the study's repository."""
-    facts = {
-        # In a value: the name of a folder may hold what MLflow takes in no key.
-        "gan_sweep.dataset_digests": json.dumps({str(s): found.digest for s, found in datasets.items()}),
-        "gan_sweep.python": platform.python_version(),
-        "gan_sweep.machine": f"{platform.machine()} {platform.system()}, {this_machine().cpus} cores",
-        "mlflow.source.name": f"gan-sweep submit {source.name}",
-        "mlflow.source.type": "LOCAL",
-        **{f"gan_sweep.version.{name}": version(name) for name in PACKAGES},
-    }
-    commit = _git(source.absolute().parent, "rev-parse", "HEAD")
-    if commit:
-        facts["mlflow.source.git.commit"] = commit
-        facts["gan_sweep.git_dirty"] = str(
-            bool(_git(source.absolute().parent, "status", "--porcelain"))
-        ).lower()
-    return facts
-
-
-def matmul_kernels(records: Records, granted: Slots) -> dict[str, str]:
-    """Which matrix kernels the study's trials use, with the figures of the probe that chose them.
-
-    A study that goes on keeps those it began with: a trial's numbers may not change half-way.
-    """
-    if granted.gpu or records.uid:
-        before = {name: words for name, words in records.provenance.items() if name.startswith(MATMUL)}
-        return {MATMUL: "default"} | before
-    probe = probe_matmul()
-    return {
-        MATMUL: probe.matmul,
-        f"{MATMUL}.probe": probe.words,
-    }
-
-
-def _git(directory: Path, *arguments: str) -> str:
-    try:
-        done = subprocess.run(
-            ["git", *arguments], cwd=directory, capture_output=True, text=True, timeout=10, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout.strip() if done.returncode == 0 else ""

@@ -8,14 +8,26 @@ Ships with the package, so that a backend of your own can be held to it.
 
 from __future__ import annotations
 
+import random
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 from models import Value
+from orchestrator import policy, pruning
+from orchestrator._fields import Objective, Prune
 from orchestrator.home import StudyFiles
-from orchestrator.journal import Event, TrialEnded, TrialReported, TrialStarted, read
+from orchestrator.journal import (
+    ArmAdvanced,
+    ArmProposed,
+    Event,
+    TrialEnded,
+    TrialPaused,
+    TrialReported,
+    TrialStarted,
+    read,
+)
 from orchestrator.machine import Slots
 from orchestrator.records import Records
 from orchestrator.study import StudySpec
@@ -29,12 +41,20 @@ class ListSearch:
 
     def __init__(self, arms: list[dict[str, Value]]) -> None:
         self.arms, self.told = arms, dict[int, Sequence[float] | None]()
+        self.pruned: dict[int, tuple[int, float]] = {}
 
     def propose(self, taken: set[int]) -> tuple[int, dict[str, Value]]:
         number = min(set(range(len(self.arms))) - taken)
         return number, self.arms[number]
 
-    def tell(self, proposal: int, values: Sequence[float] | None) -> None:
+    def tell(
+        self, proposal: int, values: Sequence[float] | None, *, pruned: tuple[int, float] | None = None
+    ) -> None:
+        self.told.setdefault(proposal, values)
+        if pruned:
+            self.pruned[proposal] = pruned
+
+    def retell(self, proposal: int, values: Sequence[float]) -> None:
         self.told[proposal] = values
 
 
@@ -181,3 +201,83 @@ def _stop_after_first_report(sweep: Sweep) -> None:
         sweep.request_stop()
 
     sweep.reported = report_and_stop  # type: ignore[method-assign]
+
+
+PrunedValue = Callable[[int, int, int], float | None]
+"""Arm, seed, step -> value of the objective there; None for a seed that diverges before it."""
+
+
+def simulate_pruning(
+    prune: Prune,
+    objective: Objective,
+    n_arms: int,
+    n_seeds: int,
+    value: PrunedValue,
+    *,
+    steps: int,
+    order: int = 0,
+    adaptive: bool = False,
+    slots: int = 3,
+) -> Records:
+    """The records of a study in which trials come to their rungs in an order drawn from `order`; nothing is trained.
+
+    Asserts that an arm is judged only when all of its seeds that may run are at the rung, and that judging again gives
+    the same.
+    """
+    records, drawn, running = Records(), random.Random(order), list[str]()
+
+    def obey(verdict: pruning.Verdict) -> None:
+        arm = verdict.arm
+        there = [trial for trial in arm.open_trials if not trial.state.is_final]
+        assert all(t.state is State.WAITING and t.held and t.step == arm.until for t in there)
+        if isinstance(verdict, pruning.Advance):
+            records.apply(ArmAdvanced(at_ms=0, arm=arm.arm, until=verdict.until))
+            return
+        for trial in arm.trials:
+            if not trial.state.is_final:
+                end(trial.key, State.PRUNED, trial.step, verdict.reason)
+
+    def end(key: str, state: State, step: int, reason: str = "") -> None:
+        records.apply(TrialEnded(at_ms=0, key=key, attempt=1, state=state, step=step, reason=reason))
+
+    def propose() -> None:
+        n = len(records.arms)
+        keys = {f"{n}.{seed}": seed for seed in range(n_seeds)}
+        records.apply(
+            ArmProposed(
+                at_ms=0, arm=n, proposal=n, values={"arm": f"{n}"}, keys=keys, steps=steps,
+                until=pruning.brackets(prune, n)[0], open_seeds=prune.seeds,
+            )
+        )  # fmt: skip
+
+    def arrive(key: str) -> None:
+        trial = records.trials[key]
+        until = records.arms[trial.arm].until
+        found = value(trial.arm, trial.seed, until or steps)
+        if found is None:
+            end(key, State.DIVERGED, trial.step)
+        elif until is None:
+            rows = [(steps, {objective.metric: found})]
+            records.apply(TrialReported(at_ms=0, key=key, attempt=1, step=steps, rows=rows, pictures=[]))
+            end(key, State.COMPLETED, steps)
+        else:
+            values = {objective.metric: found}
+            records.apply(TrialPaused(at_ms=0, key=key, attempt=1, step=until, values=values))
+
+    while True:
+        complete = len(records.arms) >= n_arms
+        while verdicts := pruning.judge(records, prune, objective, complete=complete):
+            assert pruning.judge(records, prune, objective, complete=complete) == verdicts
+            for verdict in verdicts:
+                obey(verdict)
+        match policy.decide(records, n_arms=n_arms, adaptive=adaptive, stopping=False):
+            case policy.Propose():
+                propose()
+            case policy.Start(trial) if len(running) < slots:
+                attempt = trial.attempts + 1
+                records.apply(TrialStarted(at_ms=0, key=trial.key, attempt=attempt))
+                running.append(trial.key)
+            case policy.Done():
+                return records
+            case _:
+                arrive(running.pop(drawn.randrange(len(running))))

@@ -30,10 +30,13 @@ import tempfile
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from filelock import FileLock
 
@@ -58,19 +61,25 @@ from mlflow.entities import (
     RunTag,
     ViewType,
 )
+from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_IMAGES
 from PIL import Image, ImageOps
 
 from models import Value
 from orchestrator import arms, views
+from orchestrator.errors import GanSweepError, UnreachableError
 from orchestrator.home import StudyFiles, home
 from orchestrator.journal import (
+    ArmAdvanced,
+    ArmExtended,
     ArmProposed,
     Event,
     StudyEnded,
     StudyStarted,
     TrialEnded,
+    TrialPaused,
     TrialReported,
+    TrialsReopened,
     TrialStarted,
 )
 from orchestrator.leaderboard import Standing, leaderboard
@@ -183,14 +192,20 @@ class MlflowSink:
         match event:
             case StudyStarted():
                 self._start_study(event)
-            case ArmProposed():
+            case ArmProposed() | ArmAdvanced():
                 pass
+            case ArmExtended():
+                self._schedule(event.continues, "extended")
             case TrialStarted():
-                self._start_trial(records.trials[event.key], event)
+                self._start_trial(records.trial(event.key), event)
             case TrialReported():
-                self._report(records.trials[event.key], event)
+                self._report(records.trial(event.key), event)
+            case TrialPaused():
+                self._schedule([event.key], f"at rung {event.step}")
             case TrialEnded():
-                self._end_trial(records.trials[event.key], event)
+                self._end_trial(records.trial(event.key), event)
+            case TrialsReopened():
+                self._schedule(event.keys, event.reason)
             case StudyEnded():
                 self._write_rows()
                 self._end_study(event)
@@ -367,7 +382,7 @@ class MlflowSink:
         run, name = self._study_run(), "pictures/best.png"
         if self._pictured != (best.key, grid[0]):
             try:
-                with Image.open(self._files.trial(best.key) / grid[1]) as picture:
+                with Image.open(self._files.trial(best.folder) / grid[1]) as picture:
                     small = _narrowed(picture)
             except PICTURE_ERRORS:
                 return None
@@ -400,7 +415,9 @@ class MlflowSink:
                 )
             if best.best_trial is not None and event.state != "stopped":
                 self._log_model(best.best_trial)
-        self._api.set_tag(run, "gan_sweep.state", event.state)
+        self._api.log_batch(
+            run, tags=_tags({"gan_sweep.state": event.state, "gan_sweep.reason": event.reason})
+        )
         status = {"completed": "FINISHED", "failed": "FAILED"}.get(event.state, "KILLED")
         self._api.set_terminated(run, status, end_time=event.at_ms)
 
@@ -414,10 +431,21 @@ class MlflowSink:
             self._api.log_batch(run, tags=_tags(tags))
             self._api.update_run(run, status="RUNNING")
 
+    def _schedule(self, keys: Iterable[str], reason: str) -> None:
+        """Trials that have begun wait to go on."""
+        for key in keys:
+            trial = self._records.trial(key)
+            if trial.attempts:
+                run = self._trial_run(trial)
+                tags = {"gan_sweep.state": State.WAITING.value, "gan_sweep.reason": reason}
+                self._api.log_batch(run, tags=_tags(tags))
+                self._api.update_run(run, status="SCHEDULED")
+
     def _trial_run(self, trial: TrialRecord, started: Mapping[str, str] = MappingProxyType({})) -> str:
         """The trial's run. `started`: tags of a run that is made now."""
         if trial.key in self._described:
             return self._known_runs()[trial.key]
+        self._rename_run(trial)
         values = self._records.arms[trial.arm].values
         spec = arms.trial_spec(self._study, values, trial.seed, "")
         tags = {
@@ -440,6 +468,15 @@ class MlflowSink:
         self._api.log_inputs(run, [DatasetInput(self._dataset(values))])
         self._described.add(trial.key)
         return run
+
+    def _rename_run(self, trial: TrialRecord) -> None:
+        """Let a trial that was extended keep its run."""
+        runs = self._known_runs()
+        for old in trial.was:
+            if old in runs and trial.key not in runs:
+                runs[trial.key] = runs.pop(old)
+                tags = {"gan_sweep.trial_key": trial.key, "gan_sweep.extended_to": f"{trial.steps} steps"}
+                self._api.log_batch(runs[trial.key], tags=_tags(tags))
 
     def _dataset(self, values: Mapping[str, Value]) -> Dataset:
         """What an arm trains on."""
@@ -518,12 +555,15 @@ class MlflowSink:
                 return found
 
     def _report(self, trial: TrialRecord, event: TrialReported) -> None:
-        run, directory = self._trial_run(trial), self._files.trial(event.key)
+        run, directory = self._trial_run(trial), self._files.trial(trial.folder)
         images = self._images_in_a_step(trial)
         rows = self._metrics.setdefault(run, [])
         for step, row in event.rows:
             shown = {"train/kimg": step * images / 1000}
             rows += [Metric(name, value, event.at_ms, step) for name, value in {**row, **shown}.items()]
+        if event.flags:
+            words = "; ".join(words for _, words in trial.flags.values())
+            self._api.log_batch(run, tags=_tags({"gan_sweep.flags": words}))
         for key, step, path in event.pictures:
             if path.endswith(".gif"):
                 self._log_animation(run, key, step, directory / path)
@@ -574,6 +614,9 @@ class MlflowSink:
         self._pictures[run].add(name)
 
     def _end_trial(self, trial: TrialRecord, event: TrialEnded) -> None:
+        if not trial.attempts:  # of an arm that was pruned before this seed began: there is nothing to show
+            self._stale = True
+            return
         run = self._trial_run(trial)
         state = State(event.state)
         tags = {"gan_sweep.state": state.value, "gan_sweep.reason": event.reason}
@@ -588,7 +631,7 @@ class MlflowSink:
         if event.detail:
             self._api.log_text(run, event.detail, f"logs/attempt-{event.attempt}.txt")
         if state.is_final:
-            kept = self._files.trial(trial.key) / "checkpoints"
+            kept = self._files.trial(trial.folder) / "checkpoints"
             wanted = [*checkpoints(kept)[:1], best_checkpoint(kept)]
             for checkpoint in dict.fromkeys(path for path in wanted if path is not None):
                 self._api.log_artifacts(run, str(checkpoint), f"checkpoints/{checkpoint.name}")
@@ -607,7 +650,7 @@ class MlflowSink:
         if best := trial.grid_at(self._study.objective):
             chosen[views.BEST_PICTURES] = best
         for key, (_, path) in chosen.items():
-            self._log_picture(run, key, 0, self._files.trial(trial.key) / path, at_ms)
+            self._log_picture(run, key, 0, self._files.trial(trial.folder) / path, at_ms)
 
     # The best trial's generator
 
@@ -640,7 +683,7 @@ class MlflowSink:
         candidates = checkpoints_of(self._files, trial, self._study.objective)
         with tempfile.TemporaryDirectory() as directory:
             try:
-                step = _write_generator(Path(directory), spec, trial.key, candidates)
+                step = _write_generator(Path(directory), spec, trial.keys, candidates)
             except CheckpointError as error:
                 self._api.set_tag(run, "gan_sweep.lost_model", str(error)[:5000])
                 return
@@ -706,7 +749,9 @@ def _narrowed(picture: Image.Image) -> Image.Image:
     return picture.convert("RGB").resize((width, max(1, round(picture.height * width / picture.width))))
 
 
-def _write_generator(directory: Path, spec: TrialSpec, key: str, candidates: Sequence[Path]) -> int:
+def _write_generator(
+    directory: Path, spec: TrialSpec, keys: Collection[str], candidates: Sequence[Path]
+) -> int:
     """Write generator.pt, a state dictionary that loads with weights_only=True, and config.json, what it is.
 
     Of the first of `candidates`, checkpoints, that is whole; returns its step. Raises CheckpointError when none is.
@@ -718,7 +763,7 @@ def _write_generator(directory: Path, spec: TrialSpec, key: str, candidates: Seq
     problem = CheckpointError("there is no checkpoint")
     for path in candidates:
         try:
-            state = load(path, key, torch.device("cpu"))
+            state = load(path, keys, torch.device("cpu"))
             break
         except CheckpointError as error:
             problem = error
@@ -780,3 +825,181 @@ def _logged_pictures(client: MlflowClient, run: str) -> set[str]:
 
 def _tags(values: Mapping[str, str]) -> list[RunTag]:
     return [RunTag(name, text[:5000]) for name, text in values.items()]
+
+
+# What the store holds, for those who check and tidy it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrackedRun:
+    """One run of a study. `key`: its trial's, or `study`. `rows`: (metric, step, value), as often as it is there."""
+
+    run_id: str
+    key: str
+    status: str
+    rows: Counter[tuple[str, int, float]]
+
+
+def tracked_runs(name: str, uid: str) -> list[TrackedRun]:
+    """The runs of the study's own trials and of itself; none where the store does not know the study."""
+    client = _existing_client()
+    experiment = client.get_experiment_by_name(name) if client else None
+    if client is None or experiment is None:
+        return []
+    query = f"tags.`gan_sweep.study_uid` = '{uid}'"
+    return [
+        TrackedRun(
+            run_id=run.info.run_id,
+            key=run.data.tags.get("gan_sweep.trial_key") or str(run.data.tags.get("gan_sweep.kind")),
+            status=str(run.info.status),
+            rows=Counter(
+                (row.key, row.step, row.value)
+                for metric in run.data.metrics
+                for row in client.get_metric_history(run.info.run_id, metric)
+            ),
+        )
+        for run in _all_runs(client, experiment.experiment_id, query)
+    ]
+
+
+def is_of_journal(metric: str) -> bool:
+    """Whether a metric is the journal's, and not one that the sink adds."""
+    return not metric.startswith(("final/", "best/")) and metric != "train/kimg"
+
+
+def checkpoint_copies(name: str, uid: str) -> dict[str, Path]:
+    """By trial key: where the copies of its checkpoints lie, of runs whose artifacts lie in our home."""
+    client = _existing_client()
+    experiment = client.get_experiment_by_name(name) if client else None
+    if client is None or experiment is None:
+        return {}
+    found = {}
+    for run in _all_runs(client, experiment.experiment_id, f"tags.`gan_sweep.study_uid` = '{uid}'"):
+        place, key = _in_home(str(run.info.artifact_uri)), run.data.tags.get("gan_sweep.trial_key")
+        if key and place is not None:
+            found[key] = place / "checkpoints"
+    return found
+
+
+def dead_artifacts(name: str | None = None) -> list[Path]:
+    """Directories in our home of runs and models that our own store holds as deleted; of the study `name` or of all.
+
+    None of stores that MLFLOW_TRACKING_URI names: what they do not know may be another store's.
+    """
+    client = None if os.environ.get("MLFLOW_TRACKING_URI") else _existing_client()
+    if client is None:
+        return []
+    found: list[Path | None] = []
+    for experiment in _all_experiments(client):
+        if name is None or experiment.name == name:
+            runs = _all_runs(client, experiment.experiment_id, "", ViewType.DELETED_ONLY)
+            found += [_run_directory(run) for run in runs]
+            found += _model_directories(client, experiment, dead=True)
+    return sorted({path for path in found if path is not None and path.is_dir()})
+
+
+def delete_experiment(name: str) -> list[Path]:
+    """Delete a study's experiment with all of its runs, for good where the store can, else under another name.
+
+    Its name is free afterwards. Returns the directories in our home that held its artifacts.
+    """
+    client = _existing_client()
+    experiment = client.get_experiment_by_name(name) if client else None
+    if client is None or experiment is None:
+        return []
+    number, store = experiment.experiment_id, _sql_store(client)
+    runs = _all_runs(client, number, "", ViewType.ALL)
+    models = _model_directories(client, experiment, dead=False)
+    directories = [path for path in (*map(_run_directory, runs), *models) if path is not None and path.is_dir()]
+    if store is None:  # a server keeps what is deleted until somebody collects it there
+        if experiment.lifecycle_stage != "active":
+            client.restore_experiment(number)
+        client.rename_experiment(number, f"{name} (deleted {time.time_ns() // 1_000_000})")
+        client.delete_experiment(number)
+        return directories
+    if experiment.lifecycle_stage == "active":
+        client.delete_experiment(number)
+    for run in runs:
+        store._hard_delete_run(run.info.run_id)
+    store._hard_delete_experiment(number)
+    return directories
+
+
+@contextmanager
+def reachable() -> Iterator[None]:
+    """Turn errors of the store into UnreachableError."""
+    try:
+        yield
+    except GanSweepError:
+        raise
+    except Exception as error:  # whatever a store or the network raise
+        words = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise UnreachableError(f"MLflow's store does not answer: {words}") from error
+
+
+def _existing_client() -> MlflowClient | None:
+    """A client of the store; None where our own one was never made."""
+    made = os.environ.get("MLFLOW_TRACKING_URI") or (home() / "mlflow" / "mlflow.db").exists()
+    return open_client() if made else None
+
+
+def _sql_store(client: MlflowClient) -> Any:
+    """The store behind a client where it can delete for good, as `mlflow gc` does; else None.
+
+    MLflow has no public way to it but that command, which collects everything that was ever deleted.
+    """
+    store = client._tracking_client.store
+    needed = ("_hard_delete_run", "_hard_delete_experiment", "_hard_delete_logged_model")
+    return store if tracking_uri().startswith("sqlite:") and all(hasattr(store, name) for name in needed) else None
+
+
+def _all_runs(
+    client: MlflowClient, experiment_id: str, query: str, view: int = ViewType.ACTIVE_ONLY
+) -> list[Run]:
+    found, token = list[Run](), None
+    while True:
+        page = client.search_runs([experiment_id], query, view, max_results=PAGE, page_token=token)
+        found, token = [*found, *page], page.token
+        if not token:
+            return found
+
+
+def _all_experiments(client: MlflowClient) -> list[Experiment]:
+    found, token = list[Experiment](), None
+    while True:
+        page = client.search_experiments(ViewType.ALL, max_results=PAGE, page_token=token)
+        found, token = [*found, *page], page.token
+        if not token:
+            return found
+
+
+def _run_directory(run: Run) -> Path | None:
+    place = _in_home(str(run.info.artifact_uri))
+    return place.parent if place is not None and place.parent.name == run.info.run_id else None
+
+
+def _model_directories(client: MlflowClient, experiment: Experiment, *, dead: bool) -> list[Path]:
+    """The directories of the experiment's models, of those that are deleted where `dead`, else of all."""
+    place, store = _in_home(str(experiment.artifact_location)), _sql_store(client)
+    if place is None or store is None:
+        return []
+    found, alive = list[Path](), set[str]()
+    listed = sorted((place / "models").glob("*"))  # before asking: a model is in the store before it has files
+    if dead and experiment.lifecycle_stage == "active":
+        alive = {model.model_id for model in client.search_logged_models([experiment.experiment_id])}
+    for path in listed:
+        try:
+            model = store.get_logged_model(path.name, allow_deleted=True)
+        except MlflowException:  # another store's
+            continue
+        if str(model.experiment_id) == experiment.experiment_id and path.name not in alive:
+            found.append(path)
+    return found
+
+
+def _in_home(uri: str) -> Path | None:
+    """The directory that an artifact address names, when it lies below our home's artifacts."""
+    parts = urlsplit(uri)
+    path = Path(unquote(parts.path)).resolve()
+    ours = (home() / "mlflow" / "artifacts").resolve()
+    return path if parts.scheme in ("", "file") and ours in path.parents else None

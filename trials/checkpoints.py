@@ -14,6 +14,7 @@ import json
 import os
 import pickle
 import shutil
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,8 @@ class CheckpointStore:
     """The checkpoints of the trial `key`, as seen by its attempt number `attempt`.
 
     The `keep` newest ones stay; two, so that a damaged one costs an interval and not the trial. Those of
-    `keep_steps` stay for good, and the newest of those that were saved as the best so far.
+    `keep_steps` stay for good, and the newest of those that were saved as the best so far. `was`: earlier keys of the
+    same trial, which was shorter then.
     """
 
     directory: Path
@@ -39,6 +41,7 @@ class CheckpointStore:
     attempt: int
     keep: int = 2
     keep_steps: tuple[int, ...] = ()
+    was: tuple[str, ...] = ()
 
     def open(self) -> None:
         """Make the directory, raise the fence to this attempt, remove what a dead attempt left half done."""
@@ -49,10 +52,13 @@ class CheckpointStore:
         for litter in self.directory.glob("*.tmp-*"):
             shutil.rmtree(litter)
 
-    def save(self, state: dict[str, Any], step: int, *, best: bool = False) -> Path:
-        """Write a checkpoint; on return it is durable. Raises FencedError when a newer attempt exists.
+    def save(
+        self, state: dict[str, Any], step: int, *, best: bool = False, spare: Collection[int] = ()
+    ) -> Path:
+        """Write a checkpoint; on return it is durable, and those of later steps are gone.
 
         `best`: no checkpoint before it was better. One of the same step that was saved as such stays the best.
+        `spare`: steps whose checkpoints are not removed this time. Raises FencedError when a newer attempt exists.
         """
         self._check_fence()
         final = self.directory / f"step_{step:09d}"
@@ -79,22 +85,30 @@ class CheckpointStore:
                 shutil.rmtree(other)  # load_latest passed over it; kept, it would crowd this one out
         os.replace(temporary, final)
         _sync(self.directory)
-        self.prune(self.keep)
+        self.prune(self.keep, spare)
         return final
 
-    def prune(self, keep: int) -> None:
-        """Remove all but the newest `keep` checkpoints, the best one, and those of `keep_steps`."""
+    def prune(self, keep: int, spare: Collection[int] = ()) -> None:
+        """Remove all but the newest `keep` checkpoints, the best one, and those of `keep_steps` and `spare`."""
         best = best_checkpoint(self.directory)
         for old in self._newest_first()[keep:]:
-            if old != best and int(old.name.removeprefix("step_")) not in self.keep_steps:
+            step = int(old.name.removeprefix("step_"))
+            if old != best and step not in self.keep_steps and step not in spare:
                 shutil.rmtree(old)
 
-    def load_latest(self, device: torch.device) -> tuple[dict[str, Any] | None, list[str]]:
-        """The newest valid state, or None, and one line for each damaged checkpoint that was passed over."""
+    def load_latest(
+        self, device: torch.device, among: Collection[int] | None = None
+    ) -> tuple[dict[str, Any] | None, list[str]]:
+        """The newest valid state, or None, and one line for each damaged checkpoint that was passed over.
+
+        `among`: the steps that it may be of.
+        """
         notes: list[str] = []
         for path in self._newest_first():
+            if among is not None and int(path.name.removeprefix("step_")) not in among:
+                continue
             try:
-                return load(path, self.key, device), notes
+                return load(path, (self.key, *self.was), device), notes
             except CheckpointError as error:
                 notes.append(str(error))
         return None, notes
@@ -115,10 +129,10 @@ class CheckpointStore:
             raise FencedError(f"attempt {self.attempt} of trial {self.key} was replaced by attempt {newest}")
 
 
-def load(path: Path, key: str | None, device: torch.device) -> dict[str, Any]:
+def load(path: Path, keys: Collection[str] | None, device: torch.device) -> dict[str, Any]:
     """Read one checkpoint after checking it. Raises CheckpointError that says what is wrong with it.
 
-    `key`: the trial it must belong to, or None for any.
+    `keys`: those of the trial it must belong to, or None for any.
     """
     try:
         manifest = json.loads((path / "manifest.json").read_text())
@@ -127,8 +141,9 @@ def load(path: Path, key: str | None, device: torch.device) -> dict[str, Any]:
             raise CheckpointError(
                 f"checkpoint {path.name}: format {manifest['format']}, this version reads {FORMAT}"
             )
-        if key is not None and manifest["key"] != key:
-            raise CheckpointError(f"checkpoint {path.name} belongs to trial {manifest['key']}, not {key}")
+        if keys is not None and manifest["key"] not in keys:
+            owner = " or ".join(keys)
+            raise CheckpointError(f"checkpoint {path.name} belongs to trial {manifest['key']}, not {owner}")
         if _facts(path / "state.pt") != expected:
             raise CheckpointError(f"checkpoint {path.name} is damaged (state.pt: size or sha256 differs)")
     except (OSError, ValueError, KeyError, TypeError) as error:

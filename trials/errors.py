@@ -4,7 +4,8 @@ TrialsError
 ├── DatasetError        the data cannot be had or cannot be used; the message says what to do
 ├── CheckpointError     a checkpoint is damaged or belongs to another trial
 ├── FencedError         a newer attempt of this trial exists: this one must not write any more
-└── DivergedError       a loss or gradient stopped being finite
+├── DivergedError       a loss or gradient stopped being finite
+└── UnhealthyError      a flag was raised that ends the trial
 """
 
 
@@ -26,3 +27,7 @@ class FencedError(TrialsError):
 
 class DivergedError(TrialsError):
     """A loss, score or gradient stopped being finite."""
+
+
+class UnhealthyError(TrialsError):
+    """A flag was raised that ends the trial; the message is its words."""

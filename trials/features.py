@@ -156,14 +156,13 @@ def load_extractor(
     raise ValueError(f"no extractor {kind!r}: there are {', '.join(get_args(Kind))}")
 
 
-def untrained(kind: Kind, images: Tensor, n_classes: int) -> Extractor:
-    """An extractor of one kind on the CPU whose classifier has seen nothing: for measuring what it costs."""
+def untrained(kind: Kind, images: Tensor, n_classes: int, device: torch.device) -> Extractor:
+    """An extractor of one kind whose classifier has seen nothing: for measuring what it costs."""
     if kind != "classifier":
-        cpu = torch.device("cpu")
-        return load_extractor(kind, images, None, digest="", directory=Path(), device=cpu)
+        return load_extractor(kind, images, None, digest="", directory=Path(), device=device)
     network = Classifier((images.shape[1], images.shape[2], images.shape[3]), n_classes)
     network.initialise(torch.Generator().manual_seed(0))
-    return _classifying(network, "untrained", None, torch.device("cpu"))
+    return _classifying(network, "untrained", None, device)
 
 
 def cached_features(extractor: Extractor, images: Tensor, *, key: str, directory: Path) -> Features:
@@ -261,6 +260,12 @@ def n_epochs(n: int) -> int:
     return min(max(LEAST_EPOCHS, math.ceil(LEAST_STEPS / math.ceil(n / BATCH))), MOST_EPOCHS)
 
 
+def classifier_file(directory: Path, digest: str, shape: Shape, n_classes: int, n_images: int) -> Path:
+    """Where the classifier of a dataset is kept, once it is trained."""
+    of = json.dumps([RECIPE, digest, list(shape), n_classes, n_images])
+    return directory / f"classifier-{hashlib.sha256(of.encode()).hexdigest()[:20]}.pt"
+
+
 def _classifier(
     images: Tensor | NDArray[np.uint8],
     labels: Tensor | NDArray[Any] | None,
@@ -284,8 +289,7 @@ def _classifier(
     if int(targets.min()) < 0:
         raise ValueError("labels are numbered from 0")
     network = Classifier(shape, n_classes)
-    of = json.dumps([RECIPE, digest, list(shape), n_classes, len(images)])
-    path = directory / f"classifier-{hashlib.sha256(of.encode()).hexdigest()[:20]}.pt"
+    path = classifier_file(directory, digest, shape, n_classes, len(images))
     try:
         directory.mkdir(parents=True, exist_ok=True)
         stored = _read_classifier(path)

@@ -36,11 +36,15 @@ Of a pack of K trials: (R, K, ...).
 
 
 class Feed:
-    """Feeds one trial. `n_images`: how many there are. `rates`: whether learning rates are among the rows."""
+    """Feeds one trial. `n_images`: how many there are. `rates`: whether learning rates are among the rows.
+
+    `lr_scale`: a factor on scheduled rates.
+    """
 
     def __init__(
-        self, spec: TrialSpec, gan: Gan, n_images: int, device: torch.device, *, rates: bool = False
-    ) -> None:
+        self, spec: TrialSpec, gan: Gan, n_images: int, device: torch.device, *,
+        rates: bool = False, lr_scale: float = 1.0,
+    ) -> None:  # fmt: skip
         hyper = spec.training
         self.spec, self._gan, self._device = spec, gan, device
         self.order = DataOrder(n_images, int(hyper["batch_size"]), spec.seed, device, str(hyper["sampling"]))
@@ -50,6 +54,7 @@ class Feed:
         self._fakes = self.n_critic * int(hyper["batch_size"]) + int(hyper["batch_size_g"])
         self._schedule = schedule.parse(str(hyper["lr_schedule"])) if hyper["lr_schedule"] else ()
         self._rates = rates and bool(self._schedule)
+        self._lr_scale = lr_scale
         self._block: tuple[int, Rows] | None = None
 
     def rows(self, step: int) -> Rows:
@@ -115,7 +120,7 @@ class Feed:
         update = step * (self.n_critic if net == "d" else 1) + i
         stage = schedule.stage_at(self._schedule, step, self.spec.steps)
         drawn = stream_seed(self.spec.seed, "lr", net, update) / 2**63 if stage.low < stage.high else 0.0
-        return stage.rate(drawn) * float(hyper[f"lr_{net}"]) / float(hyper["lr"])
+        return stage.rate(drawn) * float(hyper[f"lr_{net}"]) / float(hyper["lr"]) * self._lr_scale
 
 
 class DataOrder:

@@ -6,23 +6,30 @@ Axes: N images of a batch, Z latent dimensions, C channels, H height, W width.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from models import Gan
 from trials.checkpoints import CheckpointStore
 from trials.data import Images
-from trials.errors import DivergedError
+from trials.errors import DivergedError, UnhealthyError
 from trials.evaluation import Evaluator, evaluator
 from trials.gallery import draw_gallery
+from trials.health import check_every, reach
+from trials.metrics import mean_distance
 from trials.pictures import grid, write_png
-from trials.reports import Picture, Report, Row
+from trials.reports import FLAGS, Flag, Picture, Report, Row
 from trials.samples import FIXED_NOISE_SEED, generate, quantised
 from trials.spec import TrialSpec
 from trials.state import TrainState, fresh_state
 from trials.step import Trainer
+
+SAMPLES = 64
+"""Images in a check of the generator."""
 
 Judge = Callable[[], Evaluator]
 """Makes a trial's evaluator when it is first needed."""
@@ -67,44 +74,48 @@ def training(
     judge: Judge,
     *,
     checkpoint_every: int,
+    until: int | None = None,
+    flags: Collection[str] = tuple(FLAGS),
     report_every_s: float = 0.5,
     clock: Callable[[], float] = time.monotonic,
-) -> Generator[Report | Trainer, bool | None, None]:
+) -> Generator[Report | Trainer, bool | None, bool]:
     """Train `spec` on uint8 `images` (n, C, H, W) with `labels` (n,), going on from `store`'s newest checkpoint.
 
     Yields its trainer when a step is to be taken, by itself or in a pack, and reports. Asking for what comes after a
     report says that the report is safely recorded, and only then is a checkpoint of its step written: no metric is
     ever behind a checkpoint and lost. Sending True after a report saves a checkpoint at once and ends, so that a
     stopped trial loses nothing; sending True in place of a step asks for a report of what there is. Pictures go below
-    `directory`. Raises DivergedError when a metric stops being finite and FencedError when a newer attempt took over.
+    `directory`. `flags`: those that are reported when they are raised (health.py), beside those that end the trial.
+    Returns whether it paused at step `until`, with a checkpoint, before its end.
+
+    When a metric is not finite or a flag of `spec.stops` is raised, goes back to a checkpoint from before that, with
+    lower learning rates, as often as `spec.rollback` says; then raises DivergedError or UnhealthyError. Raises
+    FencedError when a newer attempt took over.
     """
     device = images.device
-    side = spec.size or images.shape[2]
-    state = fresh_state(spec, (images.shape[1], side, spec.size or images.shape[3]), device)
     saved, notes = store.load_latest(device)
-    if saved is not None:
-        state.load_state_dict(saved)
-    trainer = Trainer(spec, state, images, labels)
+    state = _state(spec, images, saved)
+    trainer, spread = Trainer(spec, state, images, labels), Spread(images, spec.size)
     rows: list[Row] = []
     pictures: list[Picture] = []
+    raised: list[Flag] = []
     reported_at = started_at = clock()
     seconds_before = state.train_s
     first_step = state.step
-    state.gan.generator.train()
-    state.gan.discriminator.train()
     ended = _out_of_patience(spec, state)
+    goal = spec.steps if until is None else min(until, spec.steps)
 
-    while state.step < spec.steps and not ended:
+    while state.step < goal and not ended:
         if (yield trainer):
             state.train_s = seconds_before + clock() - started_at
-            if (yield Report(step=state.step, rows=tuple(rows), notes=tuple(notes))):
-                store.save(state.state_dict(), state.step)
-                return
-            rows, notes, reported_at = [], [], clock()
+            if (yield Report(step=state.step, rows=tuple(rows), notes=tuple(notes), flags=tuple(raised))):
+                store.save(state.state_dict(), state.step, spare=_spared(spec, state.step, checkpoint_every))
+                return False
+            rows, notes, raised, reported_at = [], [], [], clock()
             continue
         last = state.step == spec.steps
         draw, judged = state.step in spec.picture_steps, state.step in spec.eval_steps
-        save = last or state.step % checkpoint_every == 0 or state.step in spec.keep_steps
+        save = state.step == goal or state.step % checkpoint_every == 0 or state.step in spec.keep_steps
         if not (last or draw or judged or save or state.step % spec.log_every == 0):
             continue
 
@@ -122,35 +133,139 @@ def training(
             metrics["perf/evaluation_s"] = clock() - began
             best = _is_best(spec, state, metrics)
             ended = _out_of_patience(spec, state)
-            if ended and not last:
-                lasted = f"no better {spec.judged_by[0]} for {spec.training['patience']} evaluations"
-                notes = [*notes, f"ended at step {state.step}: {lasted}"]
-        last, save = last or ended, save or best
+        if judged or state.step % check_every(spec) == 0:
+            metrics |= spread.of(state.gan, state.shown)
         bad = sorted(name for name, value in metrics.items() if not _finite(value))
-        if last and not bad:
+        found = [] if bad else _look(spec, state, metrics)
+        raised += [flag for flag in found if flag.name in flags or flag.name in spec.stops]
+        trouble = _trouble(spec, state.step, bad, found)
+        if ended and not last and trouble is None:
+            lasted = f"no better {spec.judged_by[0]} for {spec.training['patience']} evaluations"
+            notes = [*notes, f"ended at step {state.step}: {lasted}"]
+        last, save = last or ended, save or best
+        if last and trouble is None:
             began = clock()
             drawn, said = _finish(spec, state, images, judge, directory, metrics)
             pictures, notes = [*pictures, *drawn], [*notes, *said]
             metrics["perf/gallery_s"] = clock() - began
         if metrics:
             rows.append(Row(step=state.step, metrics={n: v for n, v in metrics.items() if n not in bad}))
-        now = clock()
-        if bad or last or save or pictures or now - reported_at >= report_every_s:
+        going_back = trouble is not None and spec.rollback is not None and state.rollbacks < spec.rollback[0]
+        if trouble is not None and going_back:
+            saved, said = store.load_latest(device, among=range(0, trouble.since + 1, checkpoint_every))
+            notes = [*notes, *said, _back_words(spec, state, trouble, saved)]
+        now, stop = clock(), None
+        if trouble or last or save or pictures or raised or now - reported_at >= report_every_s:
             state.train_s = seconds_before + now - started_at
             rate = trainer.real_images * (state.step - first_step) / max(now - started_at, 1e-9)
             if rows:
                 rows[-1] = Row(step=rows[-1].step, metrics={**rows[-1].metrics, "perf/images_per_s": rate})
-            report = Report(step=state.step, rows=tuple(rows), pictures=tuple(pictures), notes=tuple(notes))
-            rows, pictures, notes, reported_at = [], [], [], now
+            report = Report(
+                step=state.step, rows=tuple(rows), pictures=tuple(pictures), notes=tuple(notes), flags=tuple(raised)
+            )  # fmt: skip
+            rows, pictures, notes, raised, reported_at = [], [], [], [], now
             stop = yield report
-            if stop and not bad:
-                store.save(state.state_dict(), state.step, best=best)
-                return
-        if bad:
-            raise DivergedError(f"not finite at step {state.step}: {', '.join(bad)}")
-        if save or last:
-            store.save(state.state_dict(), state.step, best=best)
+        if trouble is not None:
+            if not going_back:
+                raise trouble.error
+            # Only now: what is built seeds torch's global generators, which another trial may have used meanwhile.
+            left, state = state, _rolled_back(spec, images, saved, state)
+            trainer = Trainer(spec, state, images, labels)
+            first_step -= left.step - state.step
+            best, save, ended = False, True, _out_of_patience(spec, state)
+        if save or last or stop:
+            spare = _spared(spec, state.step, checkpoint_every)
+            store.save(state.state_dict(), state.step, best=best, spare=spare)
+        if stop:
+            return False
+    if state.step < spec.steps and not ended:
+        return True
     store.prune(1)
+    return False
+
+
+def _state(spec: TrialSpec, images: Tensor, saved: Mapping[str, Any] | None) -> TrainState:
+    """The state to go on from, its networks in training mode."""
+    side = spec.size or images.shape[2]
+    state = fresh_state(spec, (images.shape[1], side, spec.size or images.shape[3]), images.device)
+    if saved is not None:
+        state.load_state_dict(saved)
+    state.gan.generator.train()
+    state.gan.discriminator.train()
+    return state
+
+
+class _Trouble(NamedTuple):
+    """What a trial goes back for or ends with. `since`: the last step at which all seemed well."""
+
+    name: str
+    since: int
+    error: DivergedError | UnhealthyError
+
+
+def _interval(spec: TrialSpec, step: int) -> int:
+    """Steps since the last row of training metrics."""
+    return (step - 1) % spec.log_every + 1
+
+
+def _look(spec: TrialSpec, state: TrainState, metrics: Mapping[str, float]) -> list[Flag]:
+    """The flags that these metrics raise."""
+    found: list[Flag] = []
+    if "train/g_loss" in metrics:
+        found += state.watch.row(state.step, _interval(spec, state.step), metrics)
+    if "health/diversity" in metrics:
+        found += state.watch.diversity(state.step, metrics["health/diversity"])
+    if shares := [value for name, value in metrics.items() if name.startswith("classes/share_")]:
+        unlike, sure = metrics["eval/class_tv"], metrics["eval/classifier_confidence"]
+        found += state.watch.classes(state.step, max(shares), unlike, sure)
+    return found
+
+
+def _trouble(spec: TrialSpec, step: int, bad: Sequence[str], found: Sequence[Flag]) -> _Trouble | None:
+    if bad:
+        # The update of the last finite row's last step may have done it.
+        since = max(0, step - _interval(spec, step) - 1)
+        return _Trouble("not finite", since, DivergedError(f"not finite at step {step}: {', '.join(bad)}"))
+    for flag in found:
+        if flag.name in spec.stops:
+            return _Trouble(flag.name, flag.since, UnhealthyError(flag.words))
+    return None
+
+
+def _spared(spec: TrialSpec, step: int, checkpoint_every: int) -> range:
+    """Steps whose checkpoints are kept at step `step`, as the trial might go back there.
+
+    Only those of the regular interval: that a trial was stopped in between must not decide where it goes back to.
+    """
+    if spec.rollback is None:
+        return range(0)
+    first = max(0, step // checkpoint_every * checkpoint_every - reach(spec))
+    return range(first // checkpoint_every * checkpoint_every, step + 1, checkpoint_every)
+
+
+def _lr_scale(spec: TrialSpec, state: TrainState) -> float:
+    """The factor on learning rates after one more rollback."""
+    assert spec.rollback is not None
+    return float(spec.rollback[1] ** (state.rollbacks + 1))
+
+
+def _back_words(
+    spec: TrialSpec, state: TrainState, trouble: _Trouble, saved: Mapping[str, Any] | None
+) -> str:
+    assert spec.rollback is not None
+    to, count = 0 if saved is None else saved["step"], f"{state.rollbacks + 1} of {spec.rollback[0]}"
+    rates = f"learning rates x {_lr_scale(spec, state):g} ({count})"
+    return f"rolled back from step {state.step} ({trouble.name}) to step {to}, {rates}"
+
+
+def _rolled_back(
+    spec: TrialSpec, images: Tensor, saved: Mapping[str, Any] | None, left: TrainState
+) -> TrainState:
+    """The earlier state with lower rates; `left`: the one that was left."""
+    state = _state(spec, images, saved)
+    state.scale_rates(_lr_scale(spec, left))
+    state.rollbacks, state.train_s = left.rollbacks + 1, left.train_s
+    return state
 
 
 def _is_best(spec: TrialSpec, state: TrainState, metrics: Mapping[str, float]) -> bool:
@@ -222,6 +337,28 @@ def draw_samples(spec: TrialSpec, state: TrainState, device: torch.device, direc
         write_png(directory / name, grid(sheet, columns=state.gan.n_classes or None))
         pictures.append(Picture(key=f"samples/{key}", step=state.step, path=name))
     return pictures
+
+
+class Spread:
+    """Compares how far apart a generator's images lie with how far apart real ones do."""
+
+    def __init__(self, images: Tensor, size: int | None) -> None:
+        """`images`: (n, C, H, W) uint8, of which the first SAMPLES of a shuffle are looked at, at side `size`."""
+        chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(FIXED_NOISE_SEED))[
+            :SAMPLES
+        ]
+        self._device = images.device
+        some = Images(images[chosen.to(self._device)], None).sized(size).pixels
+        self._real = mean_distance(some.float().div(255).flatten(1)) if len(some) > 1 else 0.0
+
+    def of(self, gan: Gan, generator: nn.Module) -> dict[str, float]:
+        """Mean pixel distance between SAMPLES images of the fixed latents over that between real images.
+
+        Nothing where it is not defined: real images that are all alike, generated ones that are not finite.
+        """
+        made = generate(gan, generator, SAMPLES, FIXED_NOISE_SEED, self._device).flatten(1)
+        defined = self._real > 0 and bool(torch.isfinite(made).all())
+        return {"health/diversity": mean_distance(made) / self._real} if defined else {}
 
 
 def _finite(value: float) -> bool:

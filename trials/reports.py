@@ -101,6 +101,28 @@ class State(StrEnum):
         return self in (State.COMPLETED, State.PRUNED, State.DIVERGED, State.FAILED)
 
 
+FLAGS: Mapping[str, str] = MappingProxyType(
+    {
+        "d_win": "the discriminator is never wrong and its loss is nothing",
+        "d_lost": "the discriminator is wrong more often than right",
+        "collapse": "all generated images are alike, or nearly all of one class",
+        "jump": "the generator's loss halved or doubled at once",
+        "frozen": "the losses do not change at all",
+    }
+)
+"""What a trial may be flagged with while it trains (health.py has the definitions)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flag:
+    """A flag that was raised at `step`, as its condition had held since step `since`. `words`: one line for people."""
+
+    name: str
+    since: int
+    step: int
+    words: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
     """Metrics of one step; all values are finite."""
@@ -122,27 +144,46 @@ class Picture:
 class Report:
     """What happened since the last report, up to and including `step`.
 
-    `notes`: lines for people, such as which damaged checkpoint was passed over.
+    `notes`: lines for people, such as which damaged checkpoint was passed over. `flags`: that were raised.
     """
 
     step: int
     rows: tuple[Row, ...]
     pictures: tuple[Picture, ...] = ()
     notes: tuple[str, ...] = ()
+    flags: tuple[Flag, ...] = ()
+
+
+class Cause(StrEnum):
+    """Why an attempt ended that did not complete: what decides whether there is another one."""
+
+    NONE = ""
+    WORKER = "worker"
+    """Its worker was lost, or its node."""
+    STALLED = "stalled"
+    """It made no step for too long."""
+    MEMORY = "memory"
+    NAN = "nan"
+    """Something was not finite."""
+    UNHEALTHY = "unhealthy"
+    """A flag was raised that ends trials."""
+    ERROR = "error"
+    """Of the code: it would come again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
     """How an attempt ended. `reason` is one line for people; `detail` may hold a traceback.
 
-    `lost`: the attempt ended through no fault of the trial (its worker died), so another one may succeed.
+    `paused`: it came to the step that it was to come to, saved a checkpoint, and the trial waits for what is decided.
     """
 
     state: State
     step: int
     reason: str = ""
     detail: str = ""
-    lost: bool = False
+    cause: Cause = Cause.NONE
+    paused: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,7 +193,9 @@ class Assignment:
     `directory` belongs to the trial; `images` is the prepared dataset (.npy, uint8, N C H W)
     and `labels` its labels (.npy, uint8, N). `features`: where classifiers and the features of real images are kept.
     `device`: "cpu" or "cuda". `threads`: CPU threads for torch. `matmul`: the kernels of kernels.py. `recorded`: take
-    steps from a recording (recorded.py).
+    steps from a recording (recorded.py). `until`: the step to pause at. `flags`: which flags are raised (health.py).
+    `stall_s`: end the worker when the attempt makes no step for so long. `was`: keys under which a trial that goes on
+    for longer was trained before.
     """
 
     key: str
@@ -167,3 +210,7 @@ class Assignment:
     threads: int = 1
     matmul: Literal["default", "onednn"] = "default"
     recorded: bool = False
+    until: int | None = None
+    flags: tuple[str, ...] = tuple(FLAGS)
+    stall_s: float | None = None
+    was: tuple[str, ...] = ()

@@ -26,7 +26,9 @@ class TrialSpec:
     `picture_samples`: images in a grid. `gallery`: whether the last step draws a gallery.
     `limit`: only the first images; `hold_out`: of these, so many are kept from training. `n_classes`: of the dataset,
     for a conditional model. `size`: the side that images are averaged down to when the dataset holds larger ones.
-    `keep_steps`: checkpoints that are never removed.
+    `keep_steps`: checkpoints that are never removed. `stops`: flags that end the trial (health.py), which are raised
+    when their condition has held for `confirm` steps; `rollback`: how often it goes back instead, there and when
+    something is not finite, and the factor on its learning rates each time.
     """
 
     model: str
@@ -49,6 +51,9 @@ class TrialSpec:
     n_classes: int = 0
     size: int | None = None
     keep_steps: tuple[int, ...] = ()
+    stops: tuple[str, ...] = ()
+    confirm: int = 500
+    rollback: tuple[int, float] | None = None
 
     @property
     def key(self) -> str:

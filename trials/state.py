@@ -13,6 +13,7 @@ from torch.optim import SGD, Adam, Optimizer, RMSprop
 
 import models
 from models import Gan, Value
+from trials.health import Watch
 from trials.meter import Meter
 from trials.spec import TrialSpec, stream_seed
 
@@ -22,7 +23,8 @@ class TrainState:
     """Networks, optimisers, step and random state of a trial.
 
     `averaged`: the generator's running average, or None. `dropout`: what dropout draws from when it is not torch's
-    global generator, as in a pack. `best`, `evaluations_since`: of early stopping.
+    global generator, as in a pack. `best`, `evaluations_since`: of early stopping. `watch`: of its health.
+    `rollbacks`: how often it went back; `lr_scale`: the factor on both learning rates since.
     """
 
     gan: Gan
@@ -31,11 +33,14 @@ class TrainState:
     d_optimizer: Optimizer
     noise: torch.Generator
     meter: Meter
+    watch: Watch
     dropout: torch.Generator | None = None
     step: int = 0
     train_s: float = 0.0
     best: float = float("inf")
     evaluations_since: int = 0
+    rollbacks: int = 0
+    lr_scale: float = 1.0
 
     @property
     def shown(self) -> nn.Module:
@@ -48,6 +53,13 @@ class TrainState:
             self.dropout = torch.Generator(self.noise.device)
             self.dropout.set_state(torch.cuda.get_rng_state() if self._on_gpu else torch.get_rng_state())
         return self.dropout
+
+    def scale_rates(self, scale: float) -> None:
+        """Let both learning rates be those of the trial's options times `scale`."""
+        for optimizer in (self.g_optimizer, self.d_optimizer):
+            for group in optimizer.param_groups:
+                group["lr"] *= scale / self.lr_scale  # with a schedule it is set anew at every update
+        self.lr_scale = scale
 
     def give_dropout_back(self) -> None:
         """Let dropout draw from torch's global generator again, from where the trial's own one is."""
@@ -91,6 +103,9 @@ class TrainState:
             "train_s": self.train_s,
             "best": self.best,
             "evaluations_since": self.evaluations_since,
+            "health": self.watch.state_dict(),
+            "rollbacks": self.rollbacks,
+            "lr_scale": self.lr_scale,
         }
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
@@ -119,6 +134,11 @@ class TrainState:
         self.train_s = saved["train_s"]
         self.best = saved["best"]
         self.evaluations_since = saved["evaluations_since"]
+        if "health" in saved:
+            self.watch.load_state_dict(saved["health"])
+            self.rollbacks, self.lr_scale = saved["rollbacks"], saved["lr_scale"]
+        else:  # saved before there were these
+            self.watch.begin(self.step)
 
 
 def fresh_state(spec: TrialSpec, image_shape: tuple[int, int, int], device: torch.device) -> TrainState:
@@ -139,6 +159,7 @@ def fresh_state(spec: TrialSpec, image_shape: tuple[int, int, int], device: torc
         d_optimizer=_optimizer(gan.discriminator.parameters(), spec.training, "d", device),
         noise=torch.Generator(device).manual_seed(stream_seed(spec.seed, "noise")),
         meter=Meter(device, extra_metrics(gan, spec.training)),
+        watch=Watch(steps=spec.steps, confirm=spec.confirm, critic=gan.loss == "wasserstein"),
     )
 
 

@@ -226,7 +226,7 @@ class Trainer(Step):
             for optimizer in (state.g_optimizer, state.d_optimizer)
             for group in optimizer.param_groups
         )
-        self.feed = Feed(spec, self.gan, len(images), images.device, rates=on_device)
+        self.feed = Feed(spec, self.gan, len(images), images.device, rates=on_device, lr_scale=state.lr_scale)
         self._augment = augmentation(spec) if self.hyper["augment"] else None
         self._augment_noise = torch.Generator(images.device)
         self.precision: Callable[[], contextlib.AbstractContextManager[object]] = (

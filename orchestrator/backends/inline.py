@@ -15,5 +15,3 @@ class InlineBackend:
             while said := attempts.advance():
                 for words in said:
                     sweep.heard(*words)
-                if sweep.stopping:
-                    attempts.stop()

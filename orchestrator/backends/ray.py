@@ -62,7 +62,8 @@ from ray.tune.search import Searcher  # noqa: E402
 
 from orchestrator.errors import UnreachableError  # noqa: E402
 from orchestrator.sweep import Sweep  # noqa: E402
-from trials.reports import Assignment, Outcome, State  # noqa: E402
+from trials.reports import Assignment, Outcome  # noqa: E402
+from trials.watchdog import Watchdog, lost  # noqa: E402
 from trials.worker import Attempts, Said  # noqa: E402
 
 TEMPORARY = Path("/tmp") if Path("/tmp").is_dir() else Path(tempfile.gettempdir())
@@ -85,22 +86,22 @@ class TrialWorker(tune.Trainable):  # type: ignore[misc]
         self._begin(config["assignments"])
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        self._attempts.close()
+        self.cleanup()
         self._begin(new_config["assignments"])
         return True
 
     def _begin(self, assignments: list[Assignment]) -> None:
-        self._stop_file = assignments[0].directory.parent.parent / "stop"
-        self._attempts = Attempts(assignments)
+        self._watchdog = Watchdog(assignments)
+        self._attempts = Attempts(assignments, self._watchdog.beat)
 
     def step(self) -> dict[str, Any]:
-        if self._stop_file.exists():
-            self._attempts.stop()
-        said = self._attempts.advance()
+        with self._watchdog:
+            said = self._attempts.advance()
         return {"said": said, "done": self._attempts.ended}
 
     def cleanup(self) -> None:
         self._attempts.close()
+        self._watchdog.close()
 
 
 class _Source(Searcher):  # type: ignore[misc]
@@ -126,8 +127,7 @@ class _Source(Searcher):  # type: ignore[misc]
             self._hear(trial_id, result["said"])
         for assignment in self._open.pop(trial_id).values():
             step = self._sweep.records.trials[assignment.key].step
-            lost = Outcome(state=State.FAILED, step=step, reason="its worker died", lost=True)
-            self._sweep.ended(assignment.key, assignment.attempt, lost)
+            self._sweep.heard(assignment.key, assignment.attempt, lost(assignment, step))
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         if not result["done"]:  # the last one comes with the end

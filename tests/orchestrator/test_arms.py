@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Mapping
+from typing import Any
+
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from models import Value
@@ -17,6 +23,7 @@ from orchestrator.arms import (
     short_label,
     trial_spec,
 )
+from orchestrator.study import allowing, holds, problems
 from orchestrator.testing import tiny_study
 
 
@@ -213,3 +220,115 @@ def test_a_difference_names_every_leaf_that_changed() -> None:
         "objective.metric: eval/fd -> final/g_loss",
     ]
     assert difference(identity(other), identity(other)) == []
+
+
+# Conditions and constraints
+
+SPACE: dict[str, Any] = {
+    "nesterov": {"choices": [True, False], "when": {"optimizer": "sgd"}},
+    "momentum": {"low": 0.3, "high": 0.9, "step": 0.3, "when": {"optimizer": ["sgd", "rmsprop"]}},
+    "optimizer": {"choices": ["adam", "sgd", "rmsprop"]},
+    "lr_g": {"choices": [1e-4, 1e-3]},
+}
+
+
+def key(values: Mapping[str, Value]) -> tuple[tuple[str, Value], ...]:
+    return tuple(values.items())
+
+
+def test_a_grid_has_a_hyperparameter_where_its_conditions_hold_and_no_arm_twice() -> None:
+    study = tiny_study(space=SPACE)
+    assert not problems(study)
+    points = grid(study)
+    assert len(points) == arm_count(study) == 2 * (1 + 3 * 2 + 3)
+    assert len({key(point) for point in points}) == len(points)
+    for point in points:
+        assert list(point) == [name for name in SPACE if name in point]
+        assert ("nesterov" in point, "momentum" in point) == (
+            point["optimizer"] == "sgd",
+            point["optimizer"] != "adam",
+        )
+    assert "momentum" not in label(points[0])
+    specs = {trial_spec(study, point, 0, "d").key for point in points}
+    assert len(specs) == len(points)
+
+
+def test_where_a_hyperparameter_is_absent_the_fixed_value_counts() -> None:
+    study = tiny_study(
+        arms={"a": {"fixed": {"beta1": 0.25}}, "b": {}},
+        space={"beta1": {"choices": [0.1, 0.2], "when": {"arm": "b"}}},
+    )
+    assert not problems(study)
+    points = grid(study)
+    assert points == [{"arm": "a"}, {"arm": "b", "beta1": 0.1}, {"arm": "b", "beta1": 0.2}]
+    assert [trial_spec(study, point, 0, "d").training["beta1"] for point in points] == [0.25, 0.1, 0.2]
+
+
+def test_a_condition_on_an_axis_that_an_arm_lacks_does_not_hold() -> None:
+    study = tiny_study(
+        arms={"a": {"model": "improved"}, "b": {}},
+        fixed={},
+        space={
+            "layers": {"choices": [1, 2], "when": {"model": "improved"}},
+            "beta1": {"choices": [0.1, 0.2], "when": {"layers": 2}},
+        },
+    )
+    assert not problems(study)
+    assert [label(point) for point in grid(study)] == [
+        "a layers=1",
+        "a layers=2 beta1=0.1",
+        "a layers=2 beta1=0.2",
+        "b",
+    ]
+
+
+def test_a_grid_leaves_out_what_constraints_forbid_by_the_arm_s_own_values_and_defaults() -> None:
+    study = tiny_study(
+        arms={"a": {"fixed": {"lr_d": 1e-4}}, "b": {}},
+        space={"lr": {"choices": [1e-4, 1e-3]}, "lr_g": {"choices": [1e-4, 1e-3]}},
+        constraints=["lr_g <= lr_d", "arm != b or lr_g == 1e-3"],
+    )
+    assert not problems(study)
+    assert [label(point) for point in grid(study)] == [
+        "a lr=0.0001 lr_g=0.0001",
+        "a lr=0.001 lr_g=0.0001",
+        "b lr=0.001 lr_g=0.001",
+    ]
+    assert arm_count(study) == 3
+
+
+AXES = st.dictionaries(
+    st.sampled_from(["beta1", "beta2", "beta1_g", "beta1_d", "beta2_g"]),
+    st.fixed_dictionaries(
+        {"choices": st.lists(st.sampled_from([0.1, 0.2, 0.5]), min_size=1, max_size=3, unique=True)},
+        optional={
+            "when": st.dictionaries(
+                st.sampled_from(["beta1", "beta2", "model", "beta1_g"]),
+                st.lists(st.sampled_from([0.1, 0.2, 0.5, "obs_mlp"]), min_size=1, max_size=2),
+                max_size=2,
+            )
+        },
+    ),
+    min_size=1,
+)
+
+
+@given(AXES, st.lists(st.sampled_from(["beta1 <= beta2", "beta1_g != beta1_d", "beta2 < 0.5"]), max_size=2))
+def test_every_point_of_a_grid_meets_conditions_and_constraints_and_none_is_left_out(
+    space: dict[str, Any], constraints: list[str]
+) -> None:
+    study = tiny_study(space=space, constraints=constraints)
+    assume(not problems(study))
+    points = grid(study)
+    allowed = allowing(study)
+    expected = set()
+    for drawn in itertools.product(*(axis["choices"] for axis in space.values())):
+        values: dict[str, Value] = dict(zip(space, drawn, strict=True))
+        while lacking := [n for n in values if not holds(study.space[n], {**values, "model": "obs_mlp"})]:
+            for name in lacking:
+                del values[name]
+        if allowed(values):
+            expected.add(frozenset(values.items()))
+    assert {frozenset(point.items()) for point in points} == expected
+    assert len(points) == len(expected) == arm_count(study)
+    assert all(map(allowed, points))

@@ -736,3 +736,90 @@ def test_a_misspelt_arm_in_set_is_no_new_arm() -> None:
     (line,) = lines(text, "arms.nois.fixed.lr=1e-4")
     assert "arms.nois: unknown arm 'nois'; did you mean noise? known: noise, plain" in line
     assert lines(text, "arms.noise.fixed.lr=1e-4") == lines(text, "arms.third={fixed: {lr: 1e-4}}") == []
+
+
+# Lists of models and datasets
+
+LISTS = "version: 1\nname: s\ntrain: {steps: 20, batch_size: 8}\n"
+
+
+def labels(text: str, **how: Any) -> list[str]:
+    return [arms.label(values) for values in arms.grid(load_text((LISTS + text).encode(), **how))]
+
+
+def test_a_list_of_models_makes_an_arm_of_each() -> None:
+    text = "model: [obs_mlp, obs_dcgan]\ndataset: digits\n"
+    study = load_text((LISTS + text).encode())
+    assert {name: arm.model for name, arm in study.arms.items()} == {
+        "obs_mlp": "obs_mlp",
+        "obs_dcgan": "obs_dcgan",
+    }
+    assert StudySpec.model_validate_json(study.model_dump_json()) == study
+
+
+def test_models_and_datasets_are_crossed_with_each_other_and_with_named_arms() -> None:
+    both = "model: [obs_mlp, obs_dcgan]\ndataset: [digits, {name: mnist5k, limit: 100}]\n"
+    assert labels(both) == ["obs_mlp-digits", "obs_mlp-mnist5k", "obs_dcgan-digits", "obs_dcgan-mnist5k"]
+    arms = "arms: {plain: {}, own: {model: improved}}\n"
+    assert labels("model: [obs_mlp, obs_dcgan]\ndataset: digits\n" + arms) == [
+        "plain-obs_mlp",
+        "plain-obs_dcgan",
+        "own",
+    ]
+
+
+def test_a_list_of_one_is_that_one() -> None:
+    study = load_text((LISTS + "model: [obs_mlp]\ndataset: [digits]\n").encode())
+    assert (study.model, study.dataset.name, study.arms) == ("obs_mlp", "digits", {})
+
+
+def test_a_hyperparameter_may_depend_on_the_model_of_a_list() -> None:
+    text = "model: [obs_mlp, improved]\ndataset: digits\n"
+    text += "space: {layers: {choices: [1, 2], when: {model: improved}}}\n"
+    assert labels(text) == ["obs_mlp", "improved layers=1", "improved layers=2"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("model: [obs_mlp, obs_dcgn]\ndataset: digits", "4:18: model[1]: unknown model 'obs_dcgn'; did you mean"),
+        ("model: [obs_mlp, 7]\ndataset: digits", "4:18: model[1]: must be text (got 7"),
+        ("model: [obs_mlp, obs_mlp]\ndataset: digits", "4:18: model[1]: is the same as arm obs_mlp"),
+        ("model: []\ndataset: digits", "4:8: model: must be one, or a list of 1 to 30 (got 0 of them)"),
+        ("model: obs_mlp\ndataset: [digits, {name: mnist5k, limt: 3}]", "5:35: dataset[1].limt: unknown key 'limt'"),
+        (
+            "model: obs_mlp\ndataset: [digits, {name: mnist5k, limit: 100000}]",
+            "5:42: dataset[1].limit: mnist5k has 5000 images",
+        ),
+        (
+            "model: [obs_mlp, obs_dcgan]\ndataset: digits\narms: {a: {fixed: {lrr: 1}}}",
+            "6:20: arms.a.fixed.lrr: unknown hyperparameter 'lrr'",
+        ),
+        (
+            "model: obs_mlp\ndataset: digits\nbudgets: {smoke: {model: [obs_mlp, x]}}",
+            "6:36: budgets.smoke.model[1]: unknown model 'x'",
+        ),
+    ],
+)  # fmt: skip
+def test_problems_of_a_list_are_shown_where_they_are_written(text: str, expected: str) -> None:
+    found = InvalidStudyError([])
+    try:
+        load_text((LISTS + text + "\n").encode(), "s.yaml")
+    except InvalidStudyError as error:
+        found = error
+    assert any(line.startswith("s.yaml:" + expected) for line in found.lines), found.lines
+
+
+def test_set_takes_a_list_of_models_too() -> None:
+    text = "model: obs_mlp\ndataset: digits\n"
+    assert labels(text, overrides=["model=[obs_mlp, obs_dcgan]"]) == ["obs_mlp", "obs_dcgan"]
+
+
+def test_problems_of_conditions_are_shown_where_they_are_written() -> None:
+    text = "model: obs_mlp\ndataset: digits\nspace:\n  optimizer: {choices: [adam, sgd]}\n"
+    text += "  momentum: {choices: [0.5], when: {optimizer: sdg}}\nconstraints:\n  - lr_g <= lrd\n"
+    with pytest.raises(InvalidStudyError) as caught:
+        load_text((LISTS + text).encode(), "s.yaml")
+    first, second = caught.value.lines
+    assert first.startswith("s.yaml:8:47: space.momentum.when.optimizer: sdg is no value of optimizer")
+    assert second.startswith("s.yaml:10:5: constraints[0]: at character 9: lrd is no hyperparameter")

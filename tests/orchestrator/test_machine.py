@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.errors import UsageError
-from orchestrator.machine import Machine, slots, this_machine
+from orchestrator.machine import Machine, _memory_mb, refusal, slots, this_machine
 from orchestrator.study import Resources
 
 
@@ -53,6 +55,27 @@ def test_no_more_slots_than_trials_and_one_thread_a_core() -> None:
 def test_what_can_never_run_is_refused_with_the_numbers(cpu: float, gpu: float, words: str) -> None:
     with pytest.raises(UsageError, match=words):
         slots(Resources(cpu=cpu, gpu=gpu), Machine(cpus=2, gpus=0), 1)
+
+
+@given(at_once=st.integers(1, 9), cpus=st.integers(1, 9), n_trials=st.integers(1, 9))
+def test_no_more_trials_run_at_once_than_the_study_says(at_once: int, cpus: int, n_trials: int) -> None:
+    found = slots(Resources(at_once=at_once), Machine(cpus=cpus, gpus=0), n_trials)
+    assert found.count == min(at_once, cpus, n_trials)
+
+
+def test_a_refusal_is_told_without_raising() -> None:
+    machine = Machine(cpus=2, gpus=0)
+    assert refusal(Resources(cpu=2), machine) is None
+    assert (
+        refusal(Resources(cpu=3), machine) == "resources.cpu: a trial needs 3 CPU cores, this machine has 2"
+    )
+
+
+def test_a_container_s_limit_is_the_memory_there_is(tmp_path: Path) -> None:
+    for name, content in (("limit", str(64 * 2**20)), ("none", "max"), ("higher", str(2**60))):
+        (tmp_path / name).write_text(content)
+    assert _memory_mb([tmp_path / "none", tmp_path / "limit", tmp_path / "not there"]) == 64
+    assert 64 < _memory_mb([tmp_path / "none", tmp_path / "higher"]) < 2**30
 
 
 def test_hidden_gpus_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -246,10 +246,11 @@ NUMBERS = (
 )
 SCALARS = NUMBERS | st.booleans() | st.text(max_size=5) | st.sampled_from(["adam", "sgd"])
 NAMES = st.sampled_from([*TRAINING, "width", "latent_dim", "x", ""])
+WHEN = st.dictionaries(NAMES | st.sampled_from(["model", "arm"]), SCALARS | st.lists(SCALARS, max_size=2), max_size=2)
 AXES = st.one_of(
-    st.builds(lambda values: {"choices": values}, st.lists(SCALARS, max_size=4)),
+    st.fixed_dictionaries({"choices": st.lists(SCALARS, max_size=4)}, optional={"when": WHEN}),
     st.fixed_dictionaries(
-        {"low": NUMBERS, "high": NUMBERS}, optional={"step": NUMBERS, "log": st.booleans()}
+        {"low": NUMBERS, "high": NUMBERS}, optional={"step": NUMBERS, "log": st.booleans(), "when": WHEN}
     ),
 )
 STUDIES = st.fixed_dictionaries(
@@ -268,7 +269,8 @@ STUDIES = st.fixed_dictionaries(
                 name: NUMBERS for name in ("epochs", "steps", "batch_size", "batch_size_g", "log_every")
             },
         ),
-        "search": st.fixed_dictionaries({"sampler": st.sampled_from(["grid", "random", "tpe"])}),
+        "search": st.fixed_dictionaries({"sampler": st.sampled_from(list(SAMPLERS))}),
+        "constraints": st.lists(st.sampled_from(["lr_g <= lr_d", "width < 8", "optimizer == sgd", "x"]), max_size=2),
         "seeds": st.lists(st.integers(0, 3), min_size=1, max_size=3),
     },
 )
@@ -320,3 +322,102 @@ def test_the_number_of_images_of_a_named_dataset_is_its_own(tmp_path: Path) -> N
 
 def test_a_factor_that_is_no_number_is_a_problem_of_its_own() -> None:
     assert "must be a number" in found(spec(fixed={"g_factor": "fast"}))["fixed", "g_factor"]
+
+
+# Conditions and constraints
+
+
+def wrong(**changes: Any) -> list[tuple[str, str]]:
+    return [(".".join(map(str, p.path)), p.message) for p in problems(tiny_study(**changes))]
+
+
+OPTIMIZERS = {"choices": ["adam", "sgd"]}
+
+
+@pytest.mark.parametrize(
+    ("when", "path", "words"),
+    [
+        ({"optimiser": "sgd"}, ".optimiser", "unknown condition 'optimiser'; did you mean optimizer?"),
+        ({"optimizer": ["sgd", "adamw"]}, ".optimizer.1", "adamw is no value of optimizer; there is adam, sgd"),
+        ({"optimizer": True}, ".optimizer.0", "true is no value of optimizer"),
+        ({"lr": 1e-3}, ".lr", "lr is a range; a condition is on choices"),
+        ({"model": "rgan_v1"}, ".model.0", "rgan_v1 is no value of model; there is obs_mlp"),
+        ({"dataset": "mnist"}, ".dataset.0", "mnist is no value of dataset; there is digits"),
+        ({"arm": "a"}, ".arm", "unknown condition 'arm'"),
+        ({"momentum": 0.5}, "", "goes round in a circle: momentum -> momentum"),
+    ],
+)
+def test_a_condition_on_what_there_is_not_is_refused(when: dict[str, Any], path: str, words: str) -> None:
+    space = {
+        "optimizer": OPTIMIZERS,
+        "lr": {"low": 1e-4, "high": 1e-3, "log": True},
+        "momentum": {"choices": [0.5, 0.9], "when": when},
+    }
+    found = wrong(space=space, search={"sampler": "random", "trials": 3})
+    ((where, message),) = [row for row in found if row[0].startswith("space.momentum.when")]
+    assert where == f"space.momentum.when{path}"
+    assert message.startswith(words)
+
+
+def test_a_condition_that_no_arm_meets_is_refused() -> None:
+    arms = {"a": {"model": "obs_mlp"}, "b": {"model": "improved"}}
+    space = {"beta1": {"choices": [0.1, 0.2], "when": {"arm": "a", "model": "improved"}}}
+    assert wrong(arms=arms, fixed={}, space=space) == [("space.beta1.when", "holds for no arm")]
+
+
+def test_what_some_models_take_is_to_be_conditional_on_them() -> None:
+    arms = {"a": {"model": "obs_mlp"}, "b": {"model": "improved"}}
+    space: dict[str, Any] = {"layers": {"choices": [1, 2]}}
+    ((path, message),) = wrong(arms=arms, fixed={}, space=space)
+    assert path == "space.layers"
+    assert message.endswith("(arm a); for the models that take it write when: {model: improved}")
+    space["layers"]["when"] = {"model": "improved"}
+    assert wrong(arms=arms, fixed={}, space=space) == []
+    ((path, message),) = wrong(arms=arms, fixed={"layers": 2}, space={"lr": {"choices": [1e-3]}})
+    assert path == "fixed.layers"
+    assert message.endswith("write in space layers: {choices: [VALUE], when: {model: improved}}")
+
+
+def test_constraints_keep_a_conflict_of_two_choices_out_of_the_study() -> None:
+    space = {"optimizer": {"choices": ["sgd"]}, "nesterov": {"choices": [True, False]},
+             "momentum": {"choices": [0.0, 0.9]}}  # fmt: skip
+    assert wrong(space=space)
+    assert wrong(space=space, constraints=["nesterov == false or momentum > 0"]) == []
+
+
+def test_a_wrong_constraint_is_named_by_its_number() -> None:
+    ((path, message),) = wrong(constraints=["lr > 0", "lr <= lr_x"])
+    assert path == "constraints.1"
+    assert message.startswith("at character 7: lr_x is no hyperparameter; did you mean lr")
+
+
+def test_a_grid_without_a_point_is_refused() -> None:
+    assert wrong(constraints=["lr > 1"]) == [("constraints", "leave no point of the grid")]
+
+
+@pytest.mark.parametrize(
+    ("space", "constraints", "n"),
+    [
+        ({"n_critic": {"low": 1, "high": 4}}, [], 4),
+        ({"n_critic": {"low": 1, "high": 4, "log": True}}, [], 4),
+        ({"n_critic": {"low": 1, "high": 5, "step": 2}}, [], 3),
+        ({"beta1": {"low": 0.1, "high": 0.7, "step": 0.2}}, [], 4),
+        ({"n_critic": {"low": 1, "high": 4}}, ["n_critic != 2"], 3),
+        ({"optimizer": OPTIMIZERS, "momentum": {"choices": [0.5, 0.9], "when": {"optimizer": "sgd"}}}, [], 3),
+    ],
+)
+def test_the_points_of_a_finite_space_are_counted_for_every_kind_of_axis(
+    space: dict[str, Any], constraints: list[str], n: int
+) -> None:
+    def of(trials: int) -> list[tuple[str, str]]:
+        return wrong(space=space, constraints=constraints, search={"sampler": "tpe", "trials": trials})
+
+    assert of(n) == []
+    assert of(n + 1) == [
+        ("search.trials", f"the space has only {n} points (got {n + 1}); a grid runs them all")
+    ]
+
+
+def test_a_number_between_whole_bounds_has_more_than_the_whole_values() -> None:
+    space = {"optimizer": {"choices": ["sgd"]}, "dampening": {"low": 0, "high": 1}}
+    assert wrong(space=space, search={"sampler": "random", "trials": 50}) == []

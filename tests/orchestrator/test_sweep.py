@@ -21,7 +21,7 @@ from orchestrator.sweep import Sweep
 from orchestrator.testing import BackendContract, ListSearch, events, make_sweep, run_sweep, tiny_study
 from trials.data import prepare
 from trials.plots import picture_sheet
-from trials.reports import Assignment, Outcome, Report, Row, State
+from trials.reports import Cause, Assignment, Outcome, Report, Row, State
 
 Begin = Callable[..., tuple[Sweep, ListSearch]]
 
@@ -57,7 +57,9 @@ def test_a_step_that_is_reported_again_is_recorded_once(tmp_path: Path, begin: B
     sweep, _ = begin()
     first = one(sweep)
     sweep.reported(first.key, 1, report(2, 4))
-    sweep.ended(first.key, 1, Outcome(state=State.FAILED, step=4, reason="its worker died", lost=True))
+    sweep.ended(
+        first.key, 1, Outcome(state=State.FAILED, step=4, reason="its worker died", cause=Cause.WORKER)
+    )
     again = one(sweep)
     assert (again.key, again.attempt) == (first.key, 2)
     sweep.reported(first.key, 2, report(4, 6))
@@ -68,7 +70,9 @@ def test_a_step_that_is_reported_again_is_recorded_once(tmp_path: Path, begin: B
 def test_what_an_older_attempt_says_is_ignored(tmp_path: Path, begin: Begin) -> None:
     sweep, _ = begin()
     first = one(sweep)
-    sweep.ended(first.key, 1, Outcome(state=State.FAILED, step=0, reason="its worker died", lost=True))
+    sweep.ended(
+        first.key, 1, Outcome(state=State.FAILED, step=0, reason="its worker died", cause=Cause.WORKER)
+    )
     sweep.next()
     sweep.reported(first.key, 1, report(8))
     sweep.ended(first.key, 1, Outcome(state=State.COMPLETED, step=12))
@@ -128,7 +132,9 @@ def test_stops_by_the_user_do_not_count_as_lost_workers(begin: Begin) -> None:
         sweep.start({})
     assignment = one(sweep)
     assert assignment.attempt == 4
-    sweep.ended(assignment.key, 4, Outcome(state=State.FAILED, step=2, reason="its worker died", lost=True))
+    sweep.ended(
+        assignment.key, 4, Outcome(state=State.FAILED, step=2, reason="its worker died", cause=Cause.WORKER)
+    )
     assert sweep.records.trials[assignment.key].state is State.WAITING
 
 
@@ -274,7 +280,9 @@ def test_of_a_pack_every_trial_ends_by_itself(tmp_path: Path) -> None:
     first, second, *others = sweep.next()
     sweep.heard(first.key, 1, report(4))
     sweep.heard(first.key, 1, Outcome(state=State.COMPLETED, step=12))
-    sweep.heard(second.key, 1, Outcome(state=State.FAILED, step=0, reason="its worker died", lost=True))
+    sweep.heard(
+        second.key, 1, Outcome(state=State.FAILED, step=0, reason="its worker died", cause=Cause.WORKER)
+    )
     assert sweep.records.trials[first.key].state is State.COMPLETED
     assert [a.key for a in sweep.next()] == [second.key]
     assert all(sweep.records.trials[a.key].state is State.RUNNING for a in others)

@@ -26,6 +26,7 @@ from PIL import Image
 
 from models import Value
 from orchestrator import shipper as shipping
+from orchestrator.backends.inline import InlineBackend
 from orchestrator.home import StudyFiles
 from orchestrator.journal import TrialEnded, TrialReported, read
 from orchestrator.records import Records, replay
@@ -37,7 +38,7 @@ from orchestrator.tracking import REFRESH_S, MlflowSink, open_client, tracking_u
 from orchestrator.views import VIEW_ID
 from trials.checkpoints import CheckpointStore
 from trials.pictures import write_png
-from trials.reports import TRAIN_METRICS, Assignment, Outcome, Picture, Report, Row, State
+from trials.reports import TRAIN_METRICS, Assignment, Flag, Outcome, Picture, Report, Row, State
 
 # SQLAlchemy and MLflow 3.17 leave SQLite connections to the collector (seen 2026-11).
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -105,7 +106,7 @@ class Painter:
         found = [
             Picture(key=key, step=step, path=f"gallery/{key.replace('/', '_')}.png") for key in self._keys
         ]
-        (directory / "gallery").mkdir()
+        (directory / "gallery").mkdir(exist_ok=True)
         for i, picture in enumerate(found):
             write_png(directory / picture.path, rings(self._side, 0.1 * i, 0))
         frames = [Image.fromarray(rings(self._side, early, 0)) for early in (0.5, 0.3, 0.1)]
@@ -721,3 +722,67 @@ def stored(run: Run, key: str) -> list[Image.Image]:
                 picture.load()
                 found.append(picture)
     return found
+
+
+@pytest.mark.parametrize("lossy", [set[str](), {"log_batch"}, {"create_run", "update_run"}])
+@pytest.mark.parametrize("when", ["at once", "before too"])
+def test_a_study_that_was_extended_keeps_its_runs(
+    lossy: set[str], when: str, store: Path, tmp_path: Path
+) -> None:
+    study = tiny_study()
+    files = paint(study, tmp_path, BackendContract.ARMS, Painter(), facts(study))
+    if when == "before too":
+        assert ship(files, study) == 0
+    names = {run.info.run_id for run in runs("trial")} if when == "before too" else set[str]()
+    longer = tiny_study(seeds=[0, 1, 2], train={"steps": 20, "batch_size": 8, "log_every": 2})
+    sweep, _ = make_sweep(longer, tmp_path, BackendContract.ARMS, slots=1)
+    sweep.files.definition.write_text(longer.model_dump_json())
+    assert sweep.extend() == 2
+    sweep.start(facts(longer))
+    Painter().run(sweep)
+    assert sweep.end() == "completed"
+    flaky = Flaky(open_client(), lossy, after=True)
+    assert ship(files, longer, lambda: flaky) == 0
+    found = {run.data.tags["gan_sweep.trial_key"]: run for run in runs("trial")}
+    assert set(found) == set(sweep.records.trials)
+    assert len(runs("trial")) == 6
+    assert names <= {run.info.run_id for run in runs("trial")}
+    for key, run in found.items():
+        steps = [step for name, step, _ in rows(run) if name == "train/g_loss"]
+        assert sorted(steps) == list(range(2, 21, 2))
+        assert (run.info.status, run.data.tags["gan_sweep.state"]) == ("FINISHED", "completed")
+        continued = bool(sweep.records.trials[key].was)
+        assert run.data.tags.get("gan_sweep.extended_to") == ("20 steps" if continued else None)
+
+
+def test_trials_at_rungs_wait_and_seeds_that_never_began_have_no_run(store: Path, tmp_path: Path) -> None:
+    study = tiny_study(seeds=[0, 1], prune={"rungs": [4], "keep": 0.5, "seeds": 1})
+    sweep, _ = make_sweep(study, tmp_path, BackendContract.ARMS)
+    sweep.files.definition.write_text(study.model_dump_json())
+    sweep.files.source.write_text("name: tiny\n")
+    sweep.start(facts(study))
+    InlineBackend().run(sweep)
+    assert sweep.end() == "completed"
+    assert ship(sweep.files, study) == 0
+    states = Counter((run.data.tags["gan_sweep.state"], run.info.status) for run in runs("trial"))
+    assert states == {("completed", "FINISHED"): 2, ("pruned", "FINISHED"): 1}
+    (pruned,) = (run for run in runs("trial") if run.data.tags["gan_sweep.state"] == "pruned")
+    assert "rank 2 of 2, of which 1 go on" in pruned.data.tags["gan_sweep.reason"]
+
+
+def test_flags_are_tags_of_their_trial(store: Path, tmp_path: Path) -> None:
+    study = tiny_study(seeds=[0], space={})
+    sweep, _ = make_sweep(study, tmp_path, [{}], slots=1)
+    sweep.files.definition.write_text(study.model_dump_json())
+    sweep.files.source.write_text("name: tiny\n")
+    sweep.start(facts(study))
+    (assignment,) = sweep.next()
+    flag = Flag(name="d_win", since=2, step=4, words="d_win: accuracy 1.00 since step 2")
+    row = Row(step=4, metrics={"eval/fd": 1.0})
+    sweep.heard(assignment.key, 1, Report(step=4, rows=(row,), flags=(flag,)))
+    sweep.heard(assignment.key, 1, Outcome(state=State.COMPLETED, step=12))
+    sweep.end()
+    assert sweep.records.trials[assignment.key].flags == {"d_win": (4, flag.words)}
+    assert ship(sweep.files, study) == 0
+    (run,) = runs("trial")
+    assert run.data.tags["gan_sweep.flags"] == flag.words

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from tests.trials.helpers import small_spec
+from tests.trials.helpers import run, small_spec
 from tests.trials.test_recorded import tape
 from trials import calibrate as module
-from trials.calibrate import Calibration, calibrate, why_alone
+from trials.calibrate import Calibration, Rest, calibrate, measure_classifier, measure_rest, why_alone
 from trials.packs import Pack
 from trials.recorded import Recorded
 from trials.step import Trainer
@@ -144,6 +147,67 @@ def test_a_recording_is_taken_where_it_is_faster(
     found = Calibration(alone_ms=10.0, packed_ms={4: 5.0}, recorded_ms=recorded_ms)
     assert (found.size, found.recorded, found.step_ms) == (size, recorded, step_ms)
     assert ("recorded (" in found.words) is recorded
+
+
+@pytest.mark.parametrize("options", [{}, {"ema": 0.9}, {"optimizer": "sgd"}, {"width": 64}])
+def test_a_checkpoint_weighs_what_a_real_one_does(options: dict[str, Any], tmp_path: Path) -> None:
+    spec = replace(small_spec("obs_mlp", steps=4, **options), picture_steps=())
+    found = calibrate(spec, SHAPE, "default", most=1)
+    run(spec, tmp_path)
+    (real,) = (tmp_path / "checkpoints").glob("step_*")
+    size = sum(path.stat().st_size for path in real.iterdir())
+    assert found.checkpoint_mb * 2**20 == pytest.approx(size, rel=0.02)
+    assert 0 < found.checkpoint_s < 60
+
+
+def test_what_trials_take_beside_their_steps_is_measured_by_doing_it() -> None:
+    spec = replace(small_spec("obs_mlp", steps=8), eval_steps=(4, 8), eval_samples=16, gallery=True)
+    found = measure_rest(spec, SHAPE, 3, 40)
+    assert all(value > 0 for value in asdict(found).values())
+    assert found.gallery_mb > found.grid_mb
+    idle = measure_rest(replace(spec, eval_steps=(), picture_steps=(), gallery=False), SHAPE, 3, 40)
+    assert idle == Rest()
+
+
+def test_an_evaluation_that_is_measured_with_fewer_images_counts_in_full() -> None:
+    spec = replace(small_spec("obs_mlp"), eval_steps=(12,), eval_samples=16, picture_steps=())
+    few, all_of_them = measure_rest(spec, SHAPE, 3, 40, most=8), measure_rest(spec, SHAPE, 3, 40)
+    assert 0.1 < few.evaluation_s / all_of_them.evaluation_s < 10  # with half of the images
+
+
+def test_a_trial_larger_than_the_memory_is_not_tried() -> None:
+    spec = small_spec("obs_mlp", width=64)
+    found = calibrate(spec, SHAPE, "default", memory_mb=0.01)
+    assert (found.fits, found.alone_ms) == (False, None)
+    assert "one trial takes more memory than there is" in found.words
+    assert calibrate(spec, SHAPE, "default", most=1).fits
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
+def test_a_first_step_that_finds_no_memory_says_so(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def fail(*_: object) -> float:
+        raise error
+
+    monkeypatch.setattr(module, "_ms", fail)
+    assert not calibrate(small_spec("obs_mlp"), SHAPE, "default").fits
+    error = RuntimeError("another one")
+    with pytest.raises(RuntimeError, match="another one"):
+        calibrate(small_spec("obs_mlp"), SHAPE, "default")
+
+
+def test_the_sizes_of_packs_can_be_asked_for() -> None:
+    found = calibrate(small_spec("improved"), SHAPE, "default", most=8, packs=[3])
+    assert list(found.packed_ms) == [3]
+
+
+def test_a_step_alone_is_the_median_of_several(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = iter([50.0, 50.0, 1.0, 9.0, 2.0, 3.0, 2.5])
+    monkeypatch.setattr(module, "_ms", lambda *_: next(taken))
+    assert calibrate(small_spec("obs_dcgan"), SHAPE, "default").alone_ms == 2.5
+
+
+def test_the_training_of_a_classifier_is_measured_by_the_image() -> None:
+    assert 1e-7 < measure_classifier(SHAPE, 3) < 1.0
 
 
 def test_measuring_leaves_the_process_as_it_was() -> None:

@@ -314,6 +314,7 @@ def with_discriminator(trainer: Trainer, module: nn.Module, lr: float = 0.0) -> 
     changed = TrainState(
         gan=gan, averaged=None, g_optimizer=state.g_optimizer,
         d_optimizer=torch.optim.SGD(module.parameters(), lr), noise=state.noise, meter=state.meter,
+        watch=state.watch,
     )  # fmt: skip
     images = images_for(trainer.spec)
     return Trainer(trainer.spec, changed, images, labels_for(images))
