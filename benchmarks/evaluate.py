@@ -92,7 +92,9 @@ def trainer_of(spec: TrialSpec, directory: Path) -> tuple[Trainer, Evaluator]:
     state = fresh_state(spec, (1, *images.pixels.shape[2:]), CPU)
     state.gan.generator.train()
     state.gan.discriminator.train()
-    judged = Evaluator(spec, images, untrained(spec.features, images.pixels, 10, images.pixels.device), directory)
+    judged = Evaluator(
+        spec, images, untrained(spec.features, images.pixels, 10, images.pixels.device), directory
+    )
     return Trainer(spec, state, images.pixels, images.labels if spec.n_classes else None), judged
 
 

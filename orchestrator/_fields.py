@@ -356,8 +356,8 @@ class Prune(Block):
     those that have been there; "hyperband" does as halving does in brackets, of which each skips one more of the first
     rungs; "median" ends arms that are worse than the median of all that have been at the rung; "paired" those that a
     paired test over seeds calls worse than the best. `least`: arms that must have been at a rung before asha, median
-    and paired judge there. `seeds`: only so many of the first seeds run before the last rung is passed; all when absent.
-    `level`: of the paired test.
+    and paired judge there. `seeds`: only so many of the first seeds run before the last rung is passed; all when
+    absent. `level`: of the paired test.
     """
 
     method: Literal["halving", "asha", "hyperband", "median", "paired"] = "halving"

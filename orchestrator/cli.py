@@ -393,16 +393,19 @@ def status(
     if watch:
         _watch(files, as_json)
         return
-    from orchestrator.status import study_row, trial_rows
+    from orchestrator.status import prediction_rows, study_row, trial_rows
     from orchestrator.ui import study_url, study_words
 
-    row, rows = study_row(files), trial_rows(files)
+    row, rows, predicted = study_row(files), trial_rows(files), prediction_rows(files)
     if as_json:
-        _print_json({**row, "mlflow": study_url(files, UI_PORT), "trials": rows})
+        told = [dict(zip(("what", "predicted", "fact"), words, strict=True)) for words in predicted]
+        _print_json({**row, "mlflow": study_url(files, UI_PORT), "predicted": told, "trials": rows})
     else:
-        out.print(
-            f"[bold]{row['study']}[/bold]: {row['state']}, {row['done']} of {row['trials']} trials done"
-        )
+        state = f"{row['state']}, {row['done']} of {row['trials']} trials done"
+        reason = f" ({row['reason']})" if row["reason"] else ""
+        out.print(Text(str(row["study"]), style="bold") + Text(f": {state}{reason}"), soft_wrap=True)
+        for what, expected, fact in predicted:
+            out.print(f"  {what}: predicted {expected}, is {fact}", soft_wrap=True)
         if rows:
             _print_table([{**r, "step": f"{r['step']}/{r['steps']}"} for r in rows], hide=STATUS_HIDES)
         if words := study_words(files, UI_PORT):

@@ -73,6 +73,10 @@ def total(parts: Iterable[Between]) -> Between:
     return Between(sum(part.low for part in found), sum(part.high for part in found))
 
 
+PREDICTION = "gan_sweep.prediction"
+"""The fact of a study's provenance that says what it was expected to take."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kind:
     """Trials of one shape and length, and what was measured of one of them.

@@ -381,7 +381,8 @@ def _prediction_rows(prediction: Prediction, plan: Plan) -> list[tuple[str, str]
     if prediction.gpu_mb is not None:
         memory += f"; on GPUs {megabytes(prediction.gpu_mb)} at once"
     free = "" if plan.free_mb == math.inf else f" ({megabytes(plan.free_mb)} are free)"
-    space = f"{between(total(disk.values()), megabytes)} in the end, at most {megabytes(prediction.most_disk_mb)}{free}: "
+    most = megabytes(prediction.most_disk_mb)
+    space = f"{between(total(disk.values()), megabytes)} in the end, at most {most}{free}: "
     return [
         ("time", time),
         ("memory", memory),

@@ -17,7 +17,7 @@ from orchestrator.errors import UsageError
 from orchestrator.home import StudyFiles
 from orchestrator.leaderboard import leaderboard
 from orchestrator.records import Records, TrialRecord
-from orchestrator.status import checkpoints_of, find_study, load_definition, load_records
+from orchestrator.status import checkpoints_of, find_study, find_trial, load_definition, load_records
 from orchestrator.study import StudySpec, image_shape, n_images
 from trials.spec import TrialSpec
 
@@ -120,15 +120,7 @@ def _find_trial(files: StudyFiles, records: Records, wanted: str | None) -> Tria
         if not begun:
             raise UsageError(f"study {files.name} has no checkpoint yet; a trial saves its first one later")
         return max(begun, key=lambda trial: trial.step)
-    if wanted.isdecimal() and len(wanted) < 10:
-        if int(wanted) < len(trials):
-            return trials[int(wanted)]
-        raise UsageError(f"study {files.name} has trials 0 to {len(trials) - 1} (got {wanted})")
-    found = [trial for trial in trials if trial.key.startswith(wanted)]
-    if len(found) != 1:
-        what = "no trial's key begins" if not found else f"the keys of {len(found)} trials begin"
-        raise UsageError(f"{what} with {wanted!r}; see: gan-sweep status {files.name} --json")
-    return found[0]
+    return find_trial(records, wanted, files.name)
 
 
 def _source(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import json
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,12 +12,15 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from orchestrator.arms import arm_count, trial_spec
+from orchestrator.costs import PREDICTION, Prediction, compare_with_facts, disk_usage
 from orchestrator.errors import UsageError
 from orchestrator.home import StudyFiles, all_studies
 from orchestrator.journal import read
 from orchestrator.leaderboard import Standing, leaderboard
+from orchestrator.machine import this_machine
 from orchestrator.records import Records, TrialRecord, replay
 from orchestrator.study import Objective, StudySpec
+from orchestrator.turns import waiting_words
 from trials.kept import best_checkpoint, checkpoints
 from trials.reports import AT_THE_END, State
 
@@ -104,10 +109,13 @@ def study_row(files: StudyFiles) -> Cells:
     study, records = load_definition(files), load_records(files)
     standings = leaderboard(records, *study.objectives)
     best = standings[0] if standings and standings[0].mean is not None else None
-    state = "running" if is_running(files) else "stopped" if records.state == "running" else records.state
+    running = is_running(files)
+    waiting = waiting_words(study.name, this_machine()) if running else None
+    state = "running" if running else "stopped" if records.state == "running" else records.state
     return {
         "study": study.name,
-        "state": state,
+        "state": "waiting" if waiting else state,
+        "reason": waiting or ("" if running else records.reason),
         "done": sum(t.state.is_final for t in records.trials.values()),
         "trials": records.n_trials(arm_count(study), len(study.seeds)),
         "failed": records.count(State.FAILED),
@@ -117,6 +125,18 @@ def study_row(files: StudyFiles) -> Cells:
         "best_arm": best.arm.label if best else None,
         "updated": datetime.fromtimestamp(records.updated_ms / 1000, UTC).isoformat(timespec="seconds"),
     }
+
+
+def prediction_rows(files: StudyFiles) -> list[tuple[str, str, str]]:
+    """(what, predicted, fact) of a study that was measured when it was submitted; nothing for others."""
+    records = load_records(files)
+    known = records.provenance.get(PREDICTION)
+    if known is None:
+        return []
+    prediction = Prediction.from_json(json.loads(known))
+    if prediction is None:  # of another version
+        return []
+    return compare_with_facts(prediction, records, disk_usage(files), int(time.time() * 1000))
 
 
 def trial_rows(files: StudyFiles) -> list[Cells]:

@@ -20,6 +20,7 @@ from rich.status import Status
 from models import Value
 from orchestrator import arms, notify, pruning, results
 from orchestrator._fields import Limits
+from orchestrator.costs import PREDICTION, free_space_mb, space_problem
 from orchestrator.errors import UnreachableError, UsageError
 from orchestrator.execution import choose_packs
 from orchestrator.going_on import Extension, extended
@@ -36,6 +37,7 @@ from orchestrator.status import load_definition, load_records
 from orchestrator.study import Dataset, StudySpec, of_arm, with_datasets
 from orchestrator.sweep import MATMUL, Backend, Sweep
 from orchestrator.turns import turn
+from orchestrator.warm import warm_start
 from trials.data import PreparedDataset, prepare
 from trials.datasets import DATASETS, DatasetSource
 from trials.errors import DatasetError
@@ -204,7 +206,10 @@ def _go(
     with wait:
         records = load_records(files)
         matmul = matmul_kernels(records, granted)
-        search = OptunaSearch(study, files.optuna, records.arms)
+        earlier = warm_start(study, files)
+        if earlier and not records.arms:
+            console.print(earlier.words, markup=False, highlight=False, soft_wrap=True)
+        search = OptunaSearch(study, files.optuna, records.arms, earlier)
         sweep = Sweep(study, files, search, datasets, granted)
         if files.extending.exists():
             console.print(f"{sweep.extend()} arms extended", highlight=False)
@@ -213,7 +218,7 @@ def _go(
         facts = {**provenance(datasets, source, granted), **matmul, **chosen}
         if not sweep.finished:
             facts |= prepare_features(study, datasets, console)
-            facts["gan_sweep.pack"] = _pack(sweep, matmul[MATMUL], console)
+            facts |= _pack(sweep, matmul[MATMUL], console)
             write_record(files, study, source, facts)
         done = _run(sweep, make_backend(options.backend), facts, console)
     if url := notify.webhook(options.webhook):
@@ -328,15 +333,24 @@ def smoke_study(study: StudySpec) -> StudySpec:
     )
 
 
-def _pack(sweep: Sweep, matmul: str, console: Console) -> str:
-    """Let the sweep make packs where they are worth it; how that was chosen, a line a kind of trial."""
+def _pack(sweep: Sweep, matmul: str, console: Console) -> dict[str, str]:
+    """Let the sweep make packs where they are worth it; facts of how that was chosen, and of what the study will take.
+
+    The prediction is that of the first submit.
+    """
     with console.status("measuring how fast trials step on this machine"):
         packing = choose_packs(sweep.study, sweep.slots, "onednn" if matmul == "onednn" else "default")
     sweep.pack_size, sweep.recorded = packing.size, packing.is_recorded
     if any(size > 1 for size in packing.sizes.values()) or packing.recorded:
         for words in packing.words:
             console.print(f"[dim]{words}[/dim]", highlight=False)
-    return "\n".join(packing.words)
+    facts = {"gan_sweep.pack": "\n".join(packing.words)}
+    if packing.prediction is not None:
+        if tight := space_problem(packing.prediction, free_space_mb()):
+            console.print(tight, style="yellow", markup=False, highlight=False, soft_wrap=True)
+        facts[PREDICTION] = json.dumps(packing.prediction.to_json())
+    before = sweep.records.provenance
+    return facts | {name: text for name, text in before.items() if name == PREDICTION}
 
 
 def _say_where_it_stands(sweep: Sweep, console: Console) -> None:
@@ -471,7 +485,8 @@ def _refuse_other_definition(files: StudyFiles, study: StudySpec) -> None:
             f"a study named {study.name} exists with another definition:\n  "
             + "\n  ".join(changes)
             + f"\nTo go on with it as it is: gan-sweep resume {files.name}\n"
-            f"For more seeds, longer trials or more arms: gan-sweep extend {files.name}\nFor another study: --set name=NEW_NAME"
+            f"For more seeds, longer trials or more arms: gan-sweep extend {files.name}\n"
+            "For another study: --set name=NEW_NAME"
         )
 
 

@@ -910,7 +910,9 @@ def delete_experiment(name: str) -> list[Path]:
     number, store = experiment.experiment_id, _sql_store(client)
     runs = _all_runs(client, number, "", ViewType.ALL)
     models = _model_directories(client, experiment, dead=False)
-    directories = [path for path in (*map(_run_directory, runs), *models) if path is not None and path.is_dir()]
+    directories = [
+        path for path in (*map(_run_directory, runs), *models) if path is not None and path.is_dir()
+    ]
     if store is None:  # a server keeps what is deleted until somebody collects it there
         if experiment.lifecycle_stage != "active":
             client.restore_experiment(number)
@@ -950,7 +952,11 @@ def _sql_store(client: MlflowClient) -> Any:
     """
     store = client._tracking_client.store
     needed = ("_hard_delete_run", "_hard_delete_experiment", "_hard_delete_logged_model")
-    return store if tracking_uri().startswith("sqlite:") and all(hasattr(store, name) for name in needed) else None
+    return (
+        store
+        if tracking_uri().startswith("sqlite:") and all(hasattr(store, name) for name in needed)
+        else None
+    )
 
 
 def _all_runs(
@@ -984,7 +990,9 @@ def _model_directories(client: MlflowClient, experiment: Experiment, *, dead: bo
     if place is None or store is None:
         return []
     found, alive = list[Path](), set[str]()
-    listed = sorted((place / "models").glob("*"))  # before asking: a model is in the store before it has files
+    listed = sorted(
+        (place / "models").glob("*")
+    )  # before asking: a model is in the store before it has files
     if dead and experiment.lifecycle_stage == "active":
         alive = {model.model_id for model in client.search_logged_models([experiment.experiment_id])}
     for path in listed:

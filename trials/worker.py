@@ -12,7 +12,7 @@ import torch
 from trials import kernels
 from trials.checkpoints import CheckpointStore
 from trials.data import resident
-from trials.errors import DivergedError, FencedError
+from trials.errors import DivergedError, FencedError, UnhealthyError
 from trials.evaluation import evaluator
 from trials.loop import training
 from trials.packs import Pack
@@ -184,6 +184,8 @@ def _outcome(error: Exception, step: int) -> Outcome:
     match error:
         case DivergedError():
             return Outcome(state=State.DIVERGED, step=step, reason=str(error), cause=Cause.NAN)
+        case UnhealthyError():
+            return Outcome(state=State.DIVERGED, step=step, reason=str(error), cause=Cause.UNHEALTHY)
         case FencedError():
             return Outcome(state=State.STOPPED, step=step, reason=str(error))
         case torch.OutOfMemoryError() | MemoryError():

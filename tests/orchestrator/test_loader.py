@@ -7,14 +7,16 @@ import sys
 import time
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import models
+from orchestrator import arms
 from orchestrator._fields import NAME_RULE
 from orchestrator.errors import InvalidStudyError
 from orchestrator.loader import Budget, load_study, load_text
-from orchestrator.study import Choices, Range
+from orchestrator.study import Choices, Range, StudySpec
 from trials.datasets import DATASETS
 
 MODELS = ", ".join(models.names())
@@ -760,8 +762,8 @@ def test_a_list_of_models_makes_an_arm_of_each() -> None:
 def test_models_and_datasets_are_crossed_with_each_other_and_with_named_arms() -> None:
     both = "model: [obs_mlp, obs_dcgan]\ndataset: [digits, {name: mnist5k, limit: 100}]\n"
     assert labels(both) == ["obs_mlp-digits", "obs_mlp-mnist5k", "obs_dcgan-digits", "obs_dcgan-mnist5k"]
-    arms = "arms: {plain: {}, own: {model: improved}}\n"
-    assert labels("model: [obs_mlp, obs_dcgan]\ndataset: digits\n" + arms) == [
+    named = "arms: {plain: {}, own: {model: improved}}\n"
+    assert labels("model: [obs_mlp, obs_dcgan]\ndataset: digits\n" + named) == [
         "plain-obs_mlp",
         "plain-obs_dcgan",
         "own",

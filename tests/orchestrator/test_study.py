@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from models import STRUCTURE
+from orchestrator.samplers import SAMPLERS
 from orchestrator.study import (
     MAX_ARMS,
     Choices,
@@ -246,7 +247,9 @@ NUMBERS = (
 )
 SCALARS = NUMBERS | st.booleans() | st.text(max_size=5) | st.sampled_from(["adam", "sgd"])
 NAMES = st.sampled_from([*TRAINING, "width", "latent_dim", "x", ""])
-WHEN = st.dictionaries(NAMES | st.sampled_from(["model", "arm"]), SCALARS | st.lists(SCALARS, max_size=2), max_size=2)
+WHEN = st.dictionaries(
+    NAMES | st.sampled_from(["model", "arm"]), SCALARS | st.lists(SCALARS, max_size=2), max_size=2
+)
 AXES = st.one_of(
     st.fixed_dictionaries({"choices": st.lists(SCALARS, max_size=4)}, optional={"when": WHEN}),
     st.fixed_dictionaries(
@@ -270,7 +273,9 @@ STUDIES = st.fixed_dictionaries(
             },
         ),
         "search": st.fixed_dictionaries({"sampler": st.sampled_from(list(SAMPLERS))}),
-        "constraints": st.lists(st.sampled_from(["lr_g <= lr_d", "width < 8", "optimizer == sgd", "x"]), max_size=2),
+        "constraints": st.lists(
+            st.sampled_from(["lr_g <= lr_d", "width < 8", "optimizer == sgd", "x"]), max_size=2
+        ),
         "seeds": st.lists(st.integers(0, 3), min_size=1, max_size=3),
     },
 )
@@ -338,7 +343,11 @@ OPTIMIZERS = {"choices": ["adam", "sgd"]}
     ("when", "path", "words"),
     [
         ({"optimiser": "sgd"}, ".optimiser", "unknown condition 'optimiser'; did you mean optimizer?"),
-        ({"optimizer": ["sgd", "adamw"]}, ".optimizer.1", "adamw is no value of optimizer; there is adam, sgd"),
+        (
+            {"optimizer": ["sgd", "adamw"]},
+            ".optimizer.1",
+            "adamw is no value of optimizer; there is adam, sgd",
+        ),
         ({"optimizer": True}, ".optimizer.0", "true is no value of optimizer"),
         ({"lr": 1e-3}, ".lr", "lr is a range; a condition is on choices"),
         ({"model": "rgan_v1"}, ".model.0", "rgan_v1 is no value of model; there is obs_mlp"),

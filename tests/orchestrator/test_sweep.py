@@ -21,7 +21,7 @@ from orchestrator.sweep import Sweep
 from orchestrator.testing import BackendContract, ListSearch, events, make_sweep, run_sweep, tiny_study
 from trials.data import prepare
 from trials.plots import picture_sheet
-from trials.reports import Cause, Assignment, Outcome, Report, Row, State
+from trials.reports import Assignment, Cause, Outcome, Report, Row, State
 
 Begin = Callable[..., tuple[Sweep, ListSearch]]
 

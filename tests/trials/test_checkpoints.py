@@ -88,7 +88,7 @@ def test_a_finished_trial_keeps_its_last_checkpoint_alone(tmp_path: Path) -> Non
 def test_the_checkpoint_of_another_trial_is_refused(store: CheckpointStore) -> None:
     path = store.save({}, 1)
     with pytest.raises(CheckpointError, match="belongs to trial k, not other"):
-        load(path, "other", CPU)
+        load(path, ("other",), CPU)
 
 
 def test_a_newer_format_is_refused(store: CheckpointStore) -> None:

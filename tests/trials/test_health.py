@@ -575,6 +575,17 @@ def test_a_trial_in_a_pack_is_flagged_and_goes_back_as_it_does_alone(tmp_path: P
 
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+RUNS = (31, 11)
+"""All, and the healthy ones."""
+MEASURED = {
+    "d_win": (7, 0, 3, 0),
+    "d_lost": (0, 0, 2, 0),
+    "collapse": (4, 0, 3, 0),
+    "jump": (3, 2, 0, 1),
+    "frozen": (0, 0, 3, 0),
+    "nan": (2, 0, 0, 0),
+}
+"""Of each flag at 500 steps: as in benchmarks/health.md and docs/health.md."""
 
 
 @pytest.fixture

@@ -211,7 +211,11 @@ def test_pictures_and_evaluation_do_not_change_training(tmp_path: Path) -> None:
         assert {name: judged[step][name] for name in row} == row
     states = [final_state(s, tmp_path / name) for s, name in ((spec, "with"), (without, "without"))]
     for state in states:
-        del state["best"], state["evaluations_since"], state["health"]  # evaluations are checks of samples too
+        del (
+            state["best"],
+            state["evaluations_since"],
+            state["health"],
+        )  # evaluations are checks of samples too
     assert same(*states)
 
 
