@@ -16,7 +16,7 @@ demo: $(READY) studies/study.schema.json
 	$(BIN)/gan-sweep submit studies/quickstart.yaml
 
 test: $(READY) studies/study.schema.json
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
 
 check: lint types test
 
@@ -27,7 +27,10 @@ lint: $(READY)
 types: $(READY)
 	$(BIN)/mypy
 
-test-slow test-ray test-browser: test-%: $(READY)
+test-slow: $(READY)
+	$(BIN)/python -m pytest -n auto -m slow
+
+test-ray test-browser: test-%: $(READY)
 	$(BIN)/python -m pytest -m $*
 
 env: $(READY) studies/study.schema.json

@@ -5,6 +5,7 @@ It trains alone in this process, in a temporary directory, and leaves no trace i
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from trials.data import PreparedDataset
 from trials.reports import Assignment, Report, State
 from trials.spec import TrialSpec
 
+MOST = sys.float_info.max
+"""JSON knows no infinity."""
 RELATIVE, ABSOLUTE = 1e-3, 1e-5
 """Two values are equal within rounding when they differ by at most ABSOLUTE + RELATIVE times the recorded one. One
 rounding is 6e-8; training carries it on and lets it grow, and far apart trainings differ by much more."""
@@ -282,7 +285,7 @@ def compared(
                 metric=metric,
                 rows=len(pairs),
                 absolute=max(gap for _, gap, _ in apart),
-                relative=max((gap / size for _, gap, size in apart if size), default=0.0),
+                relative=max((min(gap / size, MOST) for _, gap, size in apart if size), default=0.0),
                 first=next((step for step, gap, size in apart if gap > ABSOLUTE + RELATIVE * size), None),
             )
         )

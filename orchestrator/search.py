@@ -96,7 +96,6 @@ class OptunaSearch:
         self._n, self._finished = len(there), {trial.number for trial in there if trial.state.is_finished()}
         # Asked for by a driver that died; this one records what it asks for before it asks again.
         self._orphans = [trial for trial in there if trial.state is TrialState.RUNNING]
-        self._retold = {trial.user_attrs[RETOLD] for trial in there if RETOLD in trial.user_attrs}
         self._points = grid(study) if study.search.sampler == "grid" else []
         self._seen = {_point(arm.values) for arm in arms}
 
@@ -254,7 +253,7 @@ class OptunaSearch:
 
     def _holds(self, name: str, values: Mapping[str, Value]) -> bool:
         """Whether an arm with these values so far has the axis."""
-        return holds(self._axes[name], {**values, **self._facts[str(values.get("arm", ""))]})
+        return holds(self._axes[name], {**values, **self._facts.get(str(values.get("arm", "")), {})})
 
     def _is_whole(self, values: Mapping[str, Value]) -> bool:
         """Whether no value that the arm has is missing."""
@@ -306,9 +305,12 @@ class OptunaSearch:
         It becomes one more finished trial, as Optuna takes no word back. Samplers that do not learn are not told:
         what is numbered there are the points themselves.
         """
-        if not self._sampler.adaptive or proposal in self._retold:
+        if not self._sampler.adaptive:
             return
-        old = self._study.get_trials(deepcopy=False)[proposal]
+        there = self._study.get_trials(deepcopy=False)
+        if any(trial.user_attrs.get(RETOLD) == proposal for trial in there):
+            return
+        old = there[proposal]
         if old.state is not TrialState.FAIL or not self._is_whole(old.params):
             return
         # What tells a sampler which generation it was of goes along; a state of the sampler does not.
@@ -322,7 +324,6 @@ class OptunaSearch:
                 system_attrs=kept,
             )
         )
-        self._retold.add(proposal)
         self._finished.add(self._n)
         self._n += 1
 

@@ -32,6 +32,7 @@ from orchestrator.study import (
 from trials.reports import State
 
 FROZEN = "warm_start.json"
+LEAST_FOR_CMAES = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +76,11 @@ def warm_start(study: StudySpec, files: StudyFiles) -> Earlier | None:
             else "has no finished arm"
         )
         raise UsageError(f"search.warm_start: {name}: {has}; remove warm_start, or widen the space")
+    if study.search.sampler == "cmaes" and len(taken) < LEAST_FOR_CMAES:
+        raise UsageError(
+            f"search.warm_start: {name}: cmaes learns from the best tenth of at least {LEAST_FOR_CMAES} arms, and "
+            f"{len(taken)} fit this space; use sampler tpe or gp, or remove warm_start"
+        )
     ours, theirs = identity(study), identity(old)
     differ = [part for part in ("dataset", "train", "evaluate", "seeds") if ours[part] != theirs[part]]
     note = f" (its {', '.join(differ)} differ: its values may not compare)" if differ else ""

@@ -795,7 +795,7 @@ def test_a_hyperparameter_may_depend_on_the_model_of_a_list() -> None:
         ),
         (
             "model: [obs_mlp, obs_dcgan]\ndataset: digits\narms: {a: {fixed: {lrr: 1}}}",
-            "6:20: arms.a.fixed.lrr: unknown hyperparameter 'lrr'",
+            "6:25: arms.a.fixed.lrr: unknown hyperparameter 'lrr'",
         ),
         (
             "model: obs_mlp\ndataset: digits\nbudgets: {smoke: {model: [obs_mlp, x]}}",
@@ -823,5 +823,5 @@ def test_problems_of_conditions_are_shown_where_they_are_written() -> None:
     with pytest.raises(InvalidStudyError) as caught:
         load_text((LISTS + text).encode(), "s.yaml")
     first, second = caught.value.lines
-    assert first.startswith("s.yaml:8:47: space.momentum.when.optimizer: sdg is no value of optimizer")
+    assert first.startswith("s.yaml:8:48: space.momentum.when.optimizer: sdg is no value of optimizer")
     assert second.startswith("s.yaml:10:5: constraints[0]: at character 9: lrd is no hyperparameter")

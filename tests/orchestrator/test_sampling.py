@@ -119,7 +119,7 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_note(study: StudyFiles) -> N
 
 def test_what_cannot_be_sampled_is_told(study: StudyFiles, tmp_path: Path) -> None:
     for arguments, words in (
-        (("tiny", "7"), "no trial '7'; it has numbers 0 to 1"),
+        (("tiny", "7777777"), "no trial '7777777'; it has numbers 0 to 1"),
         (("tiny", "zzz"), "no trial 'zzz'"),
         (("absent", None), "no study is called 'absent'"),
         ((str(tmp_path), None), "is no checkpoint"),
