@@ -160,6 +160,8 @@ class ArmRecord:
     """The rung that its trials may run to; None when no rung is left."""
     open_seeds: int | None = None
     """How many of the first seeds run before the last rung is passed; all when None."""
+    extended: bool = False
+    """It got more seeds or longer trials after the search was told of it."""
 
     @property
     def open_trials(self) -> list[TrialRecord]:
@@ -224,7 +226,7 @@ class Records:
                 arm.until = event.until
                 for trial in arm.trials if event.until is None else arm.open_trials:
                     if trial.held:
-                        trial.held = False
+                        trial.held, trial.reason = False, ""
                         self._queue(trial)
             case ArmExtended():
                 self._extend(event)
@@ -324,7 +326,7 @@ class Records:
                 trial.lost, trial.reason, trial.cause = 0, "", Cause.NONE
                 trial._tail.clear()
                 self._move(trial, State.WAITING)
-        arm.trials = [self.trials[key] for key in event.keys]
+        arm.trials, arm.extended = [self.trials[key] for key in event.keys], True
         for trial in arm.trials:
             if not any(other is arm for other in self._arms_of.setdefault(trial.key, [])):
                 self._arms_of[trial.key].append(arm)

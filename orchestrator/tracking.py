@@ -437,6 +437,8 @@ class MlflowSink:
             trial = self._records.trial(key)
             if trial.attempts:
                 run = self._trial_run(trial)
+                if trial.state.is_final:  # of an arm that is extended while this one stays as it ended
+                    continue
                 tags = {"gan_sweep.state": State.WAITING.value, "gan_sweep.reason": reason}
                 self._api.log_batch(run, tags=_tags(tags))
                 self._api.update_run(run, status="SCHEDULED")

@@ -276,7 +276,7 @@ def of_search(
         elif wanted is None:
             if state == "COMPLETE" and not any(trial.was for trial in arm.trials):
                 yield f"arm {arm.label}: told as COMPLETE, though a seed has no value"
-        elif not any(_same(wanted, told) for _, told in by_number.values()):
+        elif not arm.extended and not any(_same(wanted, told) for _, told in by_number.values()):
             yield f"arm {arm.label}: told {_shown(values)} instead of {_shown(wanted)}"
     mine = {arm.proposal for arm in records.arms}
     for number, (state, _) in by_number.items():
