@@ -158,15 +158,7 @@ def main() -> None:
         parts += [[name, what, words(s)] for what, s in before.seconds.items()]
         print(f"{name} done", file=sys.stderr)
     print(where(), "\n")
-    header = [
-        "study",
-        "what",
-        "predicted",
-        "predicted afterwards",
-        "taken",
-        "taken / predicted",
-        "/ afterwards",
-    ]
+    header = ["study", "what", "predicted", "taken", "taken / predicted"]
     print(table(header, rows), "\n")
     print(table(["study", "part", "seconds"], parts))
 

@@ -202,7 +202,9 @@ def importance(
     study = optuna.create_study(direction="minimize" if mode == "min" else "maximize")
     for p in points:
         study.add_trial(
-            optuna.trial.create_trial(params=dict(p.values), distributions=distributions, value=p.mean)
+            optuna.trial.create_trial(
+                params={name: p.values[name] for name in axes}, distributions=distributions, value=p.mean
+            )
         )
     evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
     return dict(optuna.importance.get_param_importances(study, evaluator=evaluator))

@@ -23,7 +23,7 @@ from orchestrator.costs import WORKER_MB, Kind, Prediction, dataset_mb, predict,
 from orchestrator.home import features_directory, home
 from orchestrator.machine import Slots
 from orchestrator.samplers import SAMPLERS
-from orchestrator.study import Choices, StudySpec, n_classes, n_images
+from orchestrator.study import Choices, StudySpec, each_arm, holds, n_classes, n_images, ordered
 from trials.calibrate import (
     MOST_EVALUATED,
     Calibration,
@@ -280,8 +280,10 @@ def _shapes(study: StudySpec) -> dict[Hashable, _Shape]:
 
 
 def _first_point(study: StudySpec, arm: str) -> dict[str, Value]:
-    named: dict[str, Value] = {"arm": arm} if arm else {}
-    lowest = {
-        n: axis.choices[0] if isinstance(axis, Choices) else axis.low for n, axis in study.space.items()
-    }
-    return named | lowest
+    point: dict[str, Value] = {"arm": arm} if arm else {}
+    space = each_arm(study)[arm].space
+    for name in ordered(space):
+        axis = space[name]
+        if holds(axis, point):
+            point[name] = axis.choices[0] if isinstance(axis, Choices) else axis.low
+    return point

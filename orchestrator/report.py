@@ -258,9 +258,11 @@ class Content:
     def _search(self) -> list[Chart]:
         """Charts over the space; none where values do not compare, or there are fewer than two arms."""
         points, study = self._points, self.reading.study
-        space, objective = axes(study), study.objective
-        if len(points) < 2 or not space or self.different_images:
+        every, objective = axes(study), study.objective
+        if len(points) < 2 or not every or self.different_images:
             return []
+        # What only some arms have is shown by itself alone: elsewhere arms are compared in what all of them have.
+        space = {name: axis for name, axis in every.items() if all(name in p.values for p in points)}
         found: list[tuple[str, Figure, str]] = []
         shares = charts.importance(points, space, objective.mode)
         if len(space) > 1:
@@ -270,14 +272,13 @@ class Content:
             title = "Importance: share of the arms' spread that each hyperparameter accounts for"
             found.append((title, charts.importances(shares), f"functional ANOVA of {len(points)} arms"))
         line = self._reference(objective.metric)
-        for name, axis in space.items():
-            found.append(
-                (
-                    f"{objective.metric} by {name}",
-                    charts.slice_(points, name, axis, line=line),
-                    "each seed a dot",
-                )
-            )
+        for name, axis in every.items():
+            having = [p for p in points if name in p.values]
+            if having:
+                lacking = len(points) - len(having)
+                note = "each seed a dot" + (f"; {count(lacking, 'arm')} have no {name}" if lacking else "")
+                figure = charts.slice_(having, name, axis, line=line)
+                found.append((f"{objective.metric} by {name}", figure, note))
         order = sorted(space, key=lambda name: -(shares or {}).get(name, 0.0))
         for pair, figure in charts.contours(points, space, objective.mode, order).items():
             found.append((f"{objective.metric} over {pair}", figure, "means over seeds"))

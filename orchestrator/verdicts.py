@@ -250,12 +250,14 @@ class _Results:
             row = [value for seed in self.study.seeds if (value := by_seed.get(seed)) is not None]
             if len(row) == len(self.study.seeds):
                 rows.append(row)
-                values.append(float(arm.values[axis]))
+                values.append(float(arm.values.get(axis, np.nan)))
         if not rows:
             raise _Unknown(f"no arm has {objective.metric} of every seed")
         means = self.mean(np.array(rows))
         winners = (means if objective.mode == "min" else -means).argmin(axis=0)
         chosen: Numbers = np.array(values)[winners]
+        if np.isnan(chosen).any():
+            raise _Unknown(f"the best arm, or one that may be, has no {axis}")
         return chosen
 
     def quantity(self, quantity: Quantity) -> Numbers:

@@ -18,6 +18,7 @@ from orchestrator.arms import arm_count
 from orchestrator.home import StudyFiles
 from orchestrator.journal import ArmExtended, Event, TrialEnded, TrialReported, TrialsReopened, read
 from orchestrator.records import ArmRecord, Records, TrialRecord
+from orchestrator.samplers import SAMPLERS
 from orchestrator.status import is_running, load_definition
 from orchestrator.study import StudySpec
 from orchestrator.sync import pending_events
@@ -276,6 +277,8 @@ def of_search(
         elif wanted is None:
             if state == "COMPLETE" and not any(trial.was for trial in arm.trials):
                 yield f"arm {arm.label}: told as COMPLETE, though a seed has no value"
+        elif state == "FAIL" and not SAMPLERS[study.search.sampler].adaptive:
+            continue  # retried since; what a sampler that does not learn was told stands
         elif not arm.extended and not any(_same(wanted, told) for _, told in by_number.values()):
             yield f"arm {arm.label}: told {_shown(values)} instead of {_shown(wanted)}"
     mine = {arm.proposal for arm in records.arms}
