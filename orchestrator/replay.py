@@ -194,8 +194,10 @@ def _train(
         while said := attempts.advance():
             for _, _, words in said:
                 if isinstance(words, Report):
+                    newest = max(rows, default=0)  # steps that a rollback trod again are not recorded either
                     for row in words.rows:
-                        rows.setdefault(row.step, {}).update(row.metrics)
+                        if row.step > newest:
+                            rows.setdefault(row.step, {}).update(row.metrics)
                     show(words.step, goal)
                 elif words.state is State.FAILED:
                     raise GanSweepError(

@@ -117,8 +117,10 @@ def test_the_smoke_budget_of_a_shipped_study_runs_to_its_end(
         return sweep
 
     records = run().records
-    assert {trial.key: trial.reason for trial in records.trials.values() if trial.reason} == {}
-    assert {trial.state for trial in records.trials.values()} == {State.COMPLETED}
+    whole = [trial for trial in records.trials.values() if trial.state is not State.PRUNED]
+    assert {trial.key: trial.reason for trial in whole if trial.reason} == {}
+    assert {trial.state for trial in whole} == {State.COMPLETED}
+    assert (len(whole) < len(records.trials)) == (study.prune is not None)
     assert len(records.trials) == arm_count(study) * len(study.seeds)
     reports = [event for event, _ in read(files.journal) if isinstance(event, TrialReported)]
     for key in records.trials:
@@ -131,7 +133,9 @@ def test_the_smoke_budget_of_a_shipped_study_runs_to_its_end(
         assert all((files.trial(key) / place).stat().st_size for place in pictures)
     again = run()
     assert again.finished
-    assert sum(isinstance(event, TrialStarted) for event, _ in read(files.journal)) == len(records.trials)
+    starts = sum(isinstance(event, TrialStarted) for event, _ in read(files.journal))
+    assert starts == sum(trial.attempts for trial in records.trials.values())
+    assert starts == len(records.trials) or study.prune is not None
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
