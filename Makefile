@@ -4,13 +4,14 @@
 # make test-slow   the smoke budget of every shipped study, without Ray
 # make bench  short benchmarks: one trial, packs, evaluations, what a trial costs beside its training
 # make test-ray, test-browser   the tests that need Ray, a browser
+# make docs   write docs/reference.md and docs/transcripts.md anew, from what the program does now
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check lint types test-slow test-ray test-browser env bench clean
+.PHONY: demo test check lint types test-slow test-ray test-browser env bench docs clean
 
 demo: $(READY) studies/study.schema.json
 	$(BIN)/gan-sweep submit studies/quickstart.yaml
@@ -50,6 +51,10 @@ bench: $(READY)
 	$(BIN)/python benchmarks/pack.py --rounds 2 --seconds 1 --sizes 4,8
 	$(BIN)/python benchmarks/evaluate.py --rounds 1
 	$(BIN)/python benchmarks/overhead.py --ours 16,100 --stock 16 --warm 4
+
+docs: $(READY)
+	$(BIN)/python docs/make_reference.py
+	$(BIN)/python docs/make_transcripts.py
 
 clean:
 	rm -rf $(VENV)

@@ -61,7 +61,8 @@ PROGRAM = Path(sys.executable).with_name("gan-sweep")
 class Taken(NamedTuple):
     """Of a submit. `whole_s`: of the program; `seconds`: of the study alone, once data and classifier are there.
 
-    `worker_mb`: of the largest worker; `load`: the mean load of the machine.
+    `worker_mb`: of the largest worker; `load`: the machine's mean load meanwhile, this study's
+    own included.
     """
 
     whole_s: float
@@ -89,7 +90,7 @@ def submit(study: Path) -> Taken:
     workers_mb, all_mb, loads = 0.0, 0.0, []
     while process.poll() is None:
         each = {p: _mb(p) for p in [process, *_children(process)]}
-        workers_mb = max(workers_mb, *(mb for p, mb in each.items() if "TrialWorker" in _name(p)), 0.0)
+        workers_mb = max(workers_mb, *(mb for p, mb in each.items() if _is_worker(_name(p))), 0.0)
         all_mb = max(all_mb, sum(each.values()))
         loads.append(os.getloadavg()[0])
         time.sleep(1)
@@ -113,6 +114,11 @@ def _name(process: psutil.Process) -> str:
         return " ".join(process.cmdline())
     except psutil.Error:
         return ""
+
+
+def _is_worker(name: str) -> bool:
+    """By what Ray calls a worker while it waits and while it works; Tune makes a class of its own of ours."""
+    return "TrialWorker" in name or "ResourceTrainable" in name
 
 
 def _mb(process: psutil.Process) -> float:

@@ -196,7 +196,7 @@ def _go(
     change: Change = lambda _: None,
 ) -> Submitted:
     """Run what is left of a study whose lock is held."""
-    machine = this_machine()
+    machine, url = this_machine(), notify.webhook(options.webhook)
     granted = slots(study.resources, machine, arms.arm_count(study) * len(study.seeds))
     wait = (
         turn(study.name, study.priority, granted, machine, console)
@@ -220,12 +220,14 @@ def _go(
             facts |= prepare_features(study, datasets, console)
             facts |= _pack(sweep, matmul[MATMUL], console)
             write_record(files, study, source, facts)
-        done = _run(sweep, make_backend(options.backend), facts, console)
-    if url := notify.webhook(options.webhook):
-        told = notify.payload(study.name, sweep.records, done.standings, study.objective.metric)
-        if failed := notify.notify(url, told):
-            console.print(failed, style="yellow", markup=False)
-    return done
+        try:
+            return _run(sweep, make_backend(options.backend), facts, console)
+        finally:  # also when Ray does not start
+            if url:
+                standings = leaderboard(sweep.records, *study.objectives)
+                told = notify.payload(study.name, sweep.records, standings, study.objective.metric)
+                if failed := notify.notify(url, told):
+                    console.print(failed, style="yellow", markup=False)
 
 
 def _run(sweep: Sweep, backend: Backend, facts: dict[str, str], console: Console) -> Submitted:
