@@ -65,11 +65,11 @@ evaluate: {count: 1, samples: 64, features: random}
 health: {stop: [d_win], confirm: 40}
 execution: {pack: off}
 """
-LONG = (
-    SMALL.replace("name: small", "name: long")
-    .replace("steps: 60", "steps: 200000")
-    .replace("[30]", "[100000]")
-)
+LONG = f"""\
+{SMALL.replace("small", "long").replace("steps: 60", "steps: 200000").replace("[30]", "[100000]")}\
+limits: {{hours: 0.1}}
+"""
+"""Ends by itself where nobody stops it."""
 STUDIES = {"small": SMALL, "wrong": WRONG, "unwell": UNWELL, "long": LONG}
 
 
@@ -344,11 +344,10 @@ def compared(text: str) -> list[str]:
     """The lines of a page that have to be the same each time. A table counts as its words, however it is folded."""
     found: list[str] = []
     for part in re.split(r"\n(?=```text\n)", text):
+        lines, cells = part.splitlines(), list[str]()
         if found and found[-1] == UNCOMPARED:
-            found += part.splitlines()[:2]
-            continue
-        cells: list[str] = []
-        for line in [*part.splitlines(), ""]:
+            lines = lines[:2] + lines[lines.index("```") :]
+        for line in [*lines, ""]:
             if line.startswith(("┏", "┃", "┡", "│", "└")):
                 cells += re.sub(r"[^\w.:/=%-]+", " ", NUMBER.sub("#", line)).split()
                 continue

@@ -354,7 +354,7 @@ class Prune(Block):
     `rungs`: steps, the first one first; evaluations take place there too. `method`: "halving" waits until all arms are
     at a rung and keeps the share `keep` of them; "asha" lets an arm go on as soon as it is among the share `keep` of
     those that have been there; "hyperband" does as halving does in brackets, of which each skips one more of the first
-    rungs; "median" ends arms that are worse than the median of all that have been at the rung; "paired" those that a
+    rungs; "median" ends arms that are worse than the median of all that have been at the rung; "paired" ends those a
     paired test over seeds calls worse than the best. `least`: arms that must have been at a rung before asha, median
     and paired judge there. `seeds`: only so many of the first seeds run before the last rung is passed; all when
     absent. `level`: of the paired test.

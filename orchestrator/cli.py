@@ -1,8 +1,8 @@
 """The command line. Data goes to stdout, talk to stderr; `--json` wherever something is printed.
 
 torch, ray and mlflow are imported inside the commands that need them: `--help` and `validate` answer at once.
-Exit codes: 0 done, 1 a trial failed, 2 bad usage or invalid study, 3 Ray or the home is out of reach, 4 stopped with
-trials left, 130 interrupted.
+Exit codes: 0 done, 1 the study or a check failed, 2 bad usage or invalid study, 3 Ray or the home is out of reach, 4
+stopped with trials left, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -780,7 +780,8 @@ def _run_attached(run: Callable[[], Submitted], as_json: bool) -> NoReturn:
         err.print(f"stopped; go on with the same command: {_command_line()}", soft_wrap=True)
         raise typer.Exit(130)
     if done.state == "stopped":
-        words = f"{done.reason or 'trials are left'}; go on with: gan-sweep resume {done.study.name}"
+        more = f" --set {done.reason.split(':')[0]}=MORE" if done.reason.startswith("limits.") else ""
+        words = f"{done.reason or 'trials are left'}; go on with: gan-sweep resume {done.study.name}{more}"
         err.print(words, style="yellow", markup=False, soft_wrap=True)
     raise typer.Exit({"completed": 0, "failed": 1}.get(done.state, 4))
 

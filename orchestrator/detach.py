@@ -35,7 +35,7 @@ def detach(study: str, arguments: Sequence[str]) -> Detached:
     directory = home() / "logs"
     directory.mkdir(parents=True, exist_ok=True)
     log = directory / f"{study}-{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.getpid()}.log"
-    command = [sys.executable, "-c", "from orchestrator.cli import main; main()"]
+    command = [sys.executable, "-P", "-c", "from orchestrator.cli import main; main()"]
     with open(log, "wb") as file:
         process = subprocess.Popen(
             [*command, *(word for word in arguments if word not in OURS)],

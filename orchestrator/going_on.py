@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from orchestrator import arms
 from orchestrator._fields import ArmTrain, Search
 from orchestrator.errors import UsageError
-from orchestrator.records import Records, TrialRecord
+from orchestrator.records import ArmRecord, Records, TrialRecord
 from orchestrator.study import StudySpec, problems
 from trials.reports import State
 from trials.spec import TrialSpec
@@ -70,13 +70,22 @@ def to_reopen(records: Records, states: Collection[State], trials: Sequence[Tria
             raise UsageError(
                 f"trial {trial.name} is {trial.state.value}; only failed and diverged ones are run again"
             )
-    chosen = trials or [t for t in records.trials.values() if t.state in states]
+    judged = {id(t) for arm in records.arms if _was_pruned(arm) for t in arm.trials}
+    for trial in trials:
+        if id(trial) in judged:
+            raise UsageError(f"trial {trial.name} belongs to an arm that was pruned, which does not go on")
+    ended = [t for t in records.trials.values() if t.state in states and id(t) not in judged]
+    chosen = trials or ended
     if not chosen:
         words = " or ".join(state.value for state in states)
         there = {state: records.count(state) for state in State if records.count(state)}
         has = ", ".join(f"{n} {state.value}" for state, n in there.items())
-        raise UsageError(f"no trial is {words}; the study has {has or 'no trials yet'}")
+        raise UsageError(f"there is no trial that is {words}; the study has {has or 'no trials yet'}")
     return [trial.key for trial in chosen]
+
+
+def _was_pruned(arm: ArmRecord) -> bool:
+    return any(trial.state is State.PRUNED for trial in arm.trials)
 
 
 def extended(study: StudySpec, records: Records, asked: Extension) -> StudySpec:

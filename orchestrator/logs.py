@@ -153,10 +153,7 @@ class Teller:
         if losses and (self._number is not None or not quiet):
             self._said_ms[trial.number] = event.at_ms
             found.insert(0, f"step {event.step:,}/{trial.steps:,}  {losses}")
-        found += [
-            f"flag {name} at step {step:,}: {words} (since step {since:,})"
-            for name, since, step, words in event.flags
-        ]
+        found += [f"flag at step {step:,}: {words}" for _, _, step, words in event.flags]
         return found + [f"note: {note}" for note in event.notes]
 
     def _is_told(self, metric: str) -> bool:

@@ -12,7 +12,7 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import distributions, version
 from pathlib import Path
@@ -74,7 +74,7 @@ def write_record(files: StudyFiles, study: StudySpec, source: Path, facts: Mappi
         "study": study.name,
         "seeds": study.seeds,
         "search_seed": study.search.seed,
-        "arguments": sys.argv[1:],
+        "arguments": _without_secrets(sys.argv[1:]),
         "packages": dict(sorted((d.metadata["Name"], d.version) for d in distributions())),
         "machine": hardware(),
         "repositories": {
@@ -102,6 +102,19 @@ def matmul_kernels(records: Records, granted: Slots) -> dict[str, str]:
         MATMUL: probe.matmul,
         f"{MATMUL}.probe": probe.words,
     }
+
+
+def _without_secrets(arguments: Sequence[str]) -> list[str]:
+    """The arguments without the address of a webhook, which services give out like a password.
+
+    >>> _without_secrets(["submit", "--webhook", "https://x/secret", "--webhook=https://x/secret"])
+    ['submit', '--webhook', '***', '--webhook=***']
+    """
+    after = ["", *arguments]
+    return [
+        "***" if before == "--webhook" else "--webhook=***" if word.startswith("--webhook=") else word
+        for before, word in zip(after, arguments, strict=False)
+    ]
 
 
 def hardware() -> dict[str, object]:

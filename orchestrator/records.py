@@ -215,7 +215,9 @@ class Records:
                 self.active_s += max(0, before_ms - self.submitted_ms) / 1000 if self.submitted_ms else 0.0
                 self.submitted_ms, self.reason = event.at_ms, ""
                 for trial in self.trials.values():
-                    if trial.state in (State.RUNNING, State.STOPPED):  # its driver is gone
+                    if trial.state is State.RUNNING:  # its driver is gone
+                        trial.run_s += max(0, before_ms - trial._started_ms) / 1000
+                    if trial.state in (State.RUNNING, State.STOPPED):
                         self._move(trial, State.WAITING)
             case StudyEnded():
                 self.state, self.reason = event.state, event.reason
@@ -265,7 +267,7 @@ class Records:
                 self.reopened.update(event.keys)
                 for key in event.keys:
                     trial = self.trials[key]
-                    trial.lost, trial.reason, trial.cause = 0, event.reason, Cause.NONE
+                    trial.lost, trial.reason, trial.cause = trial.crowded, event.reason, Cause.NONE
                     self._move(trial, State.WAITING)
             case _:
                 raise TypeError(f"unknown event {event!r}")
@@ -323,7 +325,7 @@ class Records:
             self._renamed[old] = key
             trial.was, trial.key, trial.steps = (*trial.was, old), key, event.steps
             if trial.state not in (State.PRUNED, State.DIVERGED, State.FAILED):
-                trial.lost, trial.reason, trial.cause = 0, "", Cause.NONE
+                trial.lost, trial.reason, trial.cause = trial.crowded, "", Cause.NONE
                 trial._tail.clear()
                 self._move(trial, State.WAITING)
         arm.trials, arm.extended = [self.trials[key] for key in event.keys], True

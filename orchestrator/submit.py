@@ -124,12 +124,17 @@ def go_on(
     source, options = origin(files, options)
     _check_home()
     datasets = prepare_datasets(study, source, options.data_dir, console)
-    chosen = {name: text for name, text in records.provenance.items() if name in (SET, BUDGET)}
+    chosen = _chosen(files, records)
     if changes:
         overrides = [*json.loads(chosen.get(SET, "[]")), *changes]
         budget = cast(Budget, chosen.get(BUDGET, "full"))
         study = with_facts(load_study(files.source, budget=budget, overrides=overrides), datasets)
-        _refuse_other_definition(files, study)
+        changed = arms.difference(arms.identity(load_definition(files)), arms.identity(study))
+        if changed:
+            raise UsageError(
+                "resume changes what does not decide results: limits, priority, resources, execution, claims; not\n  "
+                + "\n  ".join(changed)
+            )
         chosen[SET] = json.dumps(overrides)
     with _locked(files):
         if changes:
@@ -143,17 +148,26 @@ def extend(files: StudyFiles, asked: Extension, *, options: Options | None, cons
     Trials that get longer go on from their last checkpoints, and are what they would be had they been as long from the
     beginning. Raises UsageError, changing nothing, when that cannot be.
     """
-    study, records = load_definition(files), load_records(files)
-    longer = extended(study, records, asked)
+    study = load_definition(files)
     source, options = origin(files, options)
     _check_home()
     datasets = prepare_datasets(study, source, options.data_dir, console)
-    before = json.loads(records.provenance.get(SET, "[]"))
-    chosen = {SET: json.dumps([*before, *asked.changes]), BUDGET: records.provenance.get(BUDGET, "full")}
     with _locked(files):
-        files.extending.touch()
+        study, records = load_definition(files), load_records(files)
+        longer = extended(study, records, asked)
+        chosen = _chosen(files, records)
+        chosen[SET] = json.dumps([*json.loads(chosen.get(SET, "[]")), *asked.changes])
+        _write(files.extending, chosen[SET].encode())
         _write(files.definition, longer.model_dump_json(indent=1).encode())
         return _go(files, longer, datasets, source, options, console, chosen)
+
+
+def _chosen(files: StudyFiles, records: Records) -> dict[str, str]:
+    """How the definition was made of the file, also when an extension was interrupted before it was recorded."""
+    found = {name: text for name, text in records.provenance.items() if name in (SET, BUDGET)}
+    if files.extending.exists() and (kept := files.extending.read_text()):
+        found[SET] = kept
+    return found
 
 
 def origin(files: StudyFiles, options: Options | None) -> tuple[Path, Options]:
@@ -180,6 +194,9 @@ def _locked(files: StudyFiles) -> Iterator[None]:
             f"study {files.name} is running already; watch it with: gan-sweep status {files.name}"
         ) from None
     try:
+        # Of submits that were killed: what is asked from now on is meant for this one.
+        for asked in (files.stop, files.stop_request, *files.root.glob("trials/*/stop")):
+            asked.unlink(missing_ok=True)
         yield
     finally:
         lock.release()
@@ -198,12 +215,10 @@ def _go(
     """Run what is left of a study whose lock is held."""
     machine, url = this_machine(), notify.webhook(options.webhook)
     granted = slots(study.resources, machine, arms.arm_count(study) * len(study.seeds))
-    wait = (
-        turn(study.name, study.priority, granted, machine, console)
-        if options.wait
-        else contextlib.nullcontext()
-    )
-    with wait:
+    with turn(
+        study.name, study.priority, granted, machine, console,
+        wait=options.wait, given_up=files.stop_request.exists,
+    ):  # fmt: skip
         records = load_records(files)
         matmul = matmul_kernels(records, granted)
         earlier = warm_start(study, files)

@@ -120,15 +120,17 @@ class Sweep:
     def start(self, provenance: Mapping[str, str]) -> None:
         """Begin, or go on where the journal ends."""
         self.files.stop.unlink(missing_ok=True)
-        self.files.stop_request.unlink(missing_ok=True)
         uid = self.records.uid or uuid.uuid4().hex
         self._write(StudyStarted(at_ms=self._now(), uid=uid, provenance=provenance))
         self._tell(self.records.arms)  # a crash may have come between a last trial's end and the tell
         self._judge_rungs()  # or between a last trial's pause and the verdict
 
     def reopen(self, keys: Sequence[str], reason: str) -> None:
-        """Let trials that have ended run again. Call before `start`."""
-        self._write(TrialsReopened(at_ms=self._now(), keys=list(keys), reason=reason))
+        """Let trials that have ended run again, those that are still as they were. Call before `start`."""
+        there = (self.records.trials.get(key) for key in keys)
+        ended = [t.key for t in there if t is not None and t.state in (State.FAILED, State.DIVERGED)]
+        if ended:
+            self._write(TrialsReopened(at_ms=self._now(), keys=ended, reason=reason))
 
     def extend(self) -> int:
         """Bring the arms in line with a definition that has more seeds or longer trials; returns how many changed.
@@ -256,7 +258,8 @@ class Sweep:
                 reason=reason, detail=outcome.detail, cause=outcome.cause,
             )
         )  # fmt: skip
-        self.files.stop_of(trial.folder).unlink(missing_ok=True)
+        if state is not State.WAITING:  # else what was asked for is still to be done
+            self.files.stop_of(trial.folder).unlink(missing_ok=True)
         self._tell(self.records.arms_of(key))
         self._judge_rungs()
 
@@ -307,6 +310,7 @@ class Sweep:
             return
         for trial in verdict.arm.trials:
             if not trial.state.is_final:
+                self.files.stop_of(trial.folder).unlink(missing_ok=True)
                 self._write(
                     TrialEnded(
                         at_ms=self._now(), key=trial.key, attempt=trial.attempts, state=State.PRUNED,

@@ -162,6 +162,9 @@ def litter_of_home(now_s: float, clock_of: Callable[[Path], float] | None = None
     half += [
         path for path in _listed(home() / "mlflow") if path.name.startswith("new-")
     ]  # stores in the making
+    half += [
+        path for path in _listed(home()) if path.name.startswith("smoke-")
+    ]  # of smoke runs that were killed
     return found + [item("half-written", path) for path in half if now_s - changed(path) > OLD_S]
 
 

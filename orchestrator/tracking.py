@@ -476,8 +476,12 @@ class MlflowSink:
         runs = self._known_runs()
         for old in trial.was:
             if old in runs and trial.key not in runs:
-                runs[trial.key] = runs.pop(old)
-                tags = {"gan_sweep.trial_key": trial.key, "gan_sweep.extended_to": f"{trial.steps} steps"}
+                runs[trial.key] = runs[old]  # what it said under its old key may be sent again
+                tags = {
+                    "gan_sweep.trial_key": trial.key,
+                    "gan_sweep.earlier_keys": " ".join(trial.was),
+                    "gan_sweep.extended_to": f"{trial.steps} steps",
+                }
                 self._api.log_batch(runs[trial.key], tags=_tags(tags))
 
     def _dataset(self, values: Mapping[str, Value]) -> Dataset:
@@ -534,6 +538,8 @@ class MlflowSink:
                 else:
                     listed[name] = str(run.info.run_id)
                     self._params[listed[name]] = set(run.data.params)
+                    for earlier in tags.get("gan_sweep.earlier_keys", "").split():
+                        listed[earlier] = listed[name]
             self._runs = listed
         return self._runs
 

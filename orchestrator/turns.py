@@ -10,7 +10,7 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -88,8 +88,20 @@ def waiting_words(study: str, machine: Machine) -> str | None:
 
 
 @contextlib.contextmanager
-def turn(study: str, priority: int, granted: Slots, machine: Machine, console: Console) -> Iterator[None]:
-    """Wait until it is this study's turn, and have it until the end of the block. Says what is waited for."""
+def turn(
+    study: str,
+    priority: int,
+    granted: Slots,
+    machine: Machine,
+    console: Console,
+    *,
+    wait: bool = True,
+    given_up: Callable[[], bool] = lambda: False,
+) -> Iterator[None]:
+    """Wait until it is this study's turn, and have it until the end of the block. Says what is waited for.
+
+    `wait`: or begin at once, which others see all the same. `given_up`: whether to wait no longer.
+    """
     process = psutil.Process()
     mine = Ticket(
         study=study, priority=priority, since=time.time(), cpus=granted.cpu * granted.count,
@@ -105,7 +117,7 @@ def turn(study: str, priority: int, granted: Slots, machine: Machine, console: C
                 others = [
                     ticket for ticket in tickets() if (ticket.pid, ticket.born) != (mine.pid, mine.born)
                 ]
-                words = why_wait(mine, others, machine)
+                words = why_wait(mine, others, machine) if wait and not given_up() else None
                 mine = replace(mine, running=words is None)
                 _write(path, mine)
             if words is None:

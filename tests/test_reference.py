@@ -90,6 +90,18 @@ def test_a_transcript_is_compared_in_all_but_its_numbers_and_folds() -> None:
         assert compared(page) != compared(other)
 
 
+def test_what_a_machine_decides_is_not_compared_but_its_command_and_what_follows_is() -> None:
+    compared, mark = TRANSCRIPTS["compared"], TRANSCRIPTS["UNCOMPARED"]
+
+    def page(first: str, second: str, after: str) -> str:
+        blocks = [TABLE.format("a", words, "") for words in (first, second, after)]
+        return f"{mark}\n\n{blocks[0]}\n\n{mark}\n\n{blocks[1]}\n\n### more\n\n{blocks[2]}"
+
+    assert compared(page("one", "one", "end")) == compared(page("two", "other\nlines", "end"))
+    assert compared(page("one", "one", "end")) != compared(page("one", "one", "other end"))
+    assert compared(page("one", "one", "end")) != compared(page("one", "one", "end").replace("more", "less"))
+
+
 @pytest.mark.parametrize("code", [0, 1])
 def test_exit_codes_are_compared_as_they_are(code: int) -> None:
     pages = [TABLE.format("a", "b", f"(exit code {n})\n") for n in (2, code)]

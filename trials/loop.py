@@ -150,7 +150,9 @@ def training(
             metrics["perf/gallery_s"] = clock() - began
         if metrics:
             rows.append(Row(step=state.step, metrics={n: v for n, v in metrics.items() if n not in bad}))
-        going_back = trouble is not None and spec.rollback is not None and state.rollbacks < spec.rollback[0]
+        # Not from the last step: each step is recorded once, and its values would be those that were left.
+        may = spec.rollback is not None and state.rollbacks < spec.rollback[0] and state.step < spec.steps
+        going_back = trouble is not None and may
         if trouble is not None and going_back:
             saved, said = store.load_latest(device, among=range(0, trouble.since + 1, checkpoint_every))
             notes = [*notes, *said, _back_words(spec, state, trouble, saved)]

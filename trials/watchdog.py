@@ -53,13 +53,15 @@ class Watchdog:
                 self._end(stall_s)
 
     def _end(self, stall_s: float) -> None:
-        for assignment in self._assignments:
-            assignment.directory.mkdir(parents=True, exist_ok=True)
-            with open(_note(assignment), "w") as file:
-                file.write(f"made no step for {stall_s:g} s\n")
-                file.flush()
-                faulthandler.dump_traceback(file)
-        os._exit(1)
+        try:
+            for assignment in self._assignments:
+                assignment.directory.mkdir(parents=True, exist_ok=True)
+                with open(_note(assignment), "w") as file:
+                    file.write(f"made no step for {stall_s:g} s\n")
+                    file.flush()
+                    faulthandler.dump_traceback(file)
+        finally:  # also on a full disk, which may be what it hangs on
+            os._exit(1)
 
 
 def lost(assignment: Assignment, step: int) -> Outcome:

@@ -73,7 +73,7 @@ def test_every_kind_of_event_is_told() -> None:
         "arm 0 lr=0.1: trials 0, 1, to rung 50 first",
         "000 lr=0.1 seed 0  starts, attempt 1, in a pack of 2",
         "step 20/100  G 0.700  D 0.600  D acc 0.500",
-        "flag jump at step 20: the loss doubled (since step 10)",
+        "flag at step 20: the loss doubled",
         "note: a checkpoint was damaged",
         "evaluation at step 50: fd 3.5",
         "waits at rung 50: fd 3.5",

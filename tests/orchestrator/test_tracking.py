@@ -753,6 +753,10 @@ def test_a_study_that_was_extended_keeps_its_runs(
         assert (run.info.status, run.data.tags["gan_sweep.state"]) == ("FINISHED", "completed")
         continued = bool(sweep.records.trials[key].was)
         assert run.data.tags.get("gan_sweep.extended_to") == ("20 steps" if continued else None)
+    files.shipped.unlink()  # and all of it once more: what was said under the old keys finds the same runs
+    assert ship(files, longer) == 0
+    assert {run.info.run_id for run in runs("trial")} == {run.info.run_id for run in found.values()}
+    assert {run.info.status for run in runs("trial")} == {"FINISHED"}
 
 
 def test_trials_at_rungs_wait_and_seeds_that_never_began_have_no_run(store: Path, tmp_path: Path) -> None:
@@ -768,6 +772,16 @@ def test_trials_at_rungs_wait_and_seeds_that_never_began_have_no_run(store: Path
     assert states == {("completed", "FINISHED"): 2, ("pruned", "FINISHED"): 1}
     (pruned,) = (run for run in runs("trial") if run.data.tags["gan_sweep.state"] == "pruned")
     assert "rank 2 of 2, of which 1 go on" in pruned.data.tags["gan_sweep.reason"]
+
+    longer = study.model_copy(update={"train": study.train.model_copy(update={"steps": 20})})
+    again, _ = make_sweep(longer, tmp_path, BackendContract.ARMS)
+    assert again.extend() == 2
+    again.start(facts(study))
+    InlineBackend().run(again)
+    assert again.end() == "completed"
+    assert ship(again.files, longer) == 0
+    states = Counter((run.data.tags["gan_sweep.state"], run.info.status) for run in runs("trial"))
+    assert states == {("completed", "FINISHED"): 2, ("pruned", "FINISHED"): 1}
 
 
 def test_flags_are_tags_of_their_trial(store: Path, tmp_path: Path) -> None:

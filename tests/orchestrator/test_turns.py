@@ -87,6 +87,16 @@ def test_a_second_study_begins_when_the_first_is_done_and_its_reason_can_be_aske
     assert tickets() == []
 
 
+def test_a_study_that_does_not_wait_is_seen_by_others_and_one_that_is_given_up_waits_no_longer(
+    private_home: Path,
+) -> None:
+    granted, quiet = Slots(cpu=1, gpu=0, count=4), Console(quiet=True)
+    with turn("first", 0, granted, MACHINE, quiet), turn("now", 0, granted, MACHINE, quiet, wait=False):
+        assert {(ticket.study, ticket.running) for ticket in tickets()} == {("first", True), ("now", True)}
+        with turn("stopped", 0, granted, MACHINE, quiet, given_up=lambda: True):
+            pass
+
+
 def test_a_ticket_whose_process_is_gone_or_another_one_counts_for_nothing(private_home: Path) -> None:
     (private_home / "turns").mkdir(parents=True)
     turns._write(private_home / "turns" / "a.json", replace(MINE, pid=os.getpid(), born=1.0))
