@@ -318,6 +318,8 @@ def block(shown: Shown, directory: Path) -> str:
     """A command and what it printed, in a fenced block."""
     text = shown.output.replace(str(directory / "home"), "HOME").replace(str(directory), "DIRECTORY")
     lines = [_masked(line.rstrip()) for line in text.replace(sys.executable, "python").rstrip().splitlines()]
+    # Progress comes every 15 seconds: on a slow machine more often.
+    lines = [line for line in lines if not re.match(r"\d+ of \d+ trials done, \d+ running", line)]
     if not shown.numbers:
         lines = [re.sub(r"\b\d[\d,.]*\b", "N", line) for line in lines]
     if shown.head is not None and len(lines) > shown.head:
@@ -340,11 +342,15 @@ def _masked(line: str) -> str:
 NUMBER = re.compile(r"(?<![\w.])-?\d[\d,]*(\.\d+)?(e[+-]?\d+)?%?")
 
 
+ENDED = ("completed", "pruned", "diverged", "failed", "stopped", "waiting")
+"""Words that lines on trials begin with: those that end within half a second are told in the order of their numbers."""
+
+
 def compared(text: str) -> list[str]:
     """The lines of a page that have to be the same each time. A table counts as its words, however it is folded."""
     found: list[str] = []
     for part in re.split(r"\n(?=```text\n)", text):
-        lines, cells = part.splitlines(), list[str]()
+        lines, cells, ends = part.splitlines(), list[str](), list[str]()
         if found and found[-1] == UNCOMPARED:
             lines = lines[:2] + lines[lines.index("```") :]
         for line in [*lines, ""]:
@@ -353,10 +359,13 @@ def compared(text: str) -> list[str]:
                 continue
             found += [" ".join(sorted(cells))] * bool(cells)
             cells = []
-            if line.strip():
+            if line.split()[:1] and line.split()[0] in ENDED and part.startswith("```text"):
+                ends.append(" ".join(NUMBER.sub("#", line).split()))
+            elif line.strip():
                 found.append(
                     line if line.startswith(("$ ", "(exit code")) else " ".join(NUMBER.sub("#", line).split())
                 )
+        found += sorted(ends)
     return found
 
 

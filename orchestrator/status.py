@@ -25,6 +25,8 @@ from trials.kept import best_checkpoint, checkpoints
 from trials.reports import AT_THE_END, State
 
 Cells = dict[str, object]
+LEAST_OF_KEY = 6
+"""Characters that a beginning of a key must have."""
 NEAR = 5
 """Trials that a message names."""
 
@@ -75,8 +77,11 @@ def find_trial(records: Records, wanted: str, study: str) -> TrialRecord:
         raise UsageError(f"study {study} has no trials yet")
     if wanted.isdecimal() and len(wanted) < 10 and int(wanted) < len(trials):
         return next(trial for trial in trials if trial.number == int(wanted))
-    found = [t for t in trials if wanted and any(key.startswith(wanted) for key in (t.key, *t.was))]
-    found = found or [t for t in trials if wanted and wanted.casefold() in t.name.casefold()]
+    found: list[TrialRecord] = []
+    if len(wanted) >= LEAST_OF_KEY:
+        found = [t for t in trials if any(key.startswith(wanted) for key in t.keys)]
+    if not found and wanted and not wanted.isdecimal():  # a number that there is not must mean no other trial
+        found = [t for t in trials if wanted.casefold() in t.name.casefold()]
     if len(found) == 1:
         return found[0]
     if found:

@@ -99,6 +99,7 @@ def submit(
     refuse_facts(study, source)
     files = StudyFiles.of(study.name)
     _refuse_other_definition(files, study)
+    warm_start(study, files)  # refused before anything is created
     if options.smoke:
         smoke_run(study, datasets, options.backend, console)
     with _locked(files):

@@ -55,7 +55,7 @@ def warm_start(study: StudySpec, files: StudyFiles) -> Earlier | None:
         return None
     if (frozen := files.optuna.with_name(FROZEN)).exists():
         return _thaw(frozen)
-    submitted = {found.name: found for found in all_studies()}
+    submitted = {found.name: found for found in all_studies() if found.name != study.name}
     if name not in submitted:
         hint = nearest(name, submitted) or f"there is {', '.join(list(submitted)[:10]) or 'none'}"
         raise UsageError(f"search.warm_start: no study is called {name!r}; {hint}")
