@@ -184,10 +184,10 @@ def submit(
     as_json: JsonOption = False,
 ) -> None:
     """Run a study to its end, or go on where it stopped."""
-    if dry_run:
-        plan(study, budget, set_, data_dir, as_json=as_json)
-        return
     source = _study_file(study)
+    if dry_run:
+        plan(source, budget, set_, data_dir, as_json=as_json)
+        return
     spec = _load(source, budget, set_)
     if detach or follow:
         _run_detached(spec.name, follow=follow, as_json=as_json)

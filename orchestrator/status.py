@@ -77,8 +77,8 @@ def find_trial(records: Records, wanted: str, study: str) -> TrialRecord:
         raise UsageError(f"study {study} has no trials yet")
     if wanted.isdecimal() and len(wanted) < 10 and int(wanted) < len(trials):
         return next(trial for trial in trials if trial.number == int(wanted))
-    found: list[TrialRecord] = []
-    if len(wanted) >= LEAST_OF_KEY:
+    found = [t for t in trials if wanted in t.keys]
+    if not found and len(wanted) >= LEAST_OF_KEY:
         found = [t for t in trials if any(key.startswith(wanted) for key in t.keys)]
     if not found and wanted and not wanted.isdecimal():  # a number that there is not must mean no other trial
         found = [t for t in trials if wanted.casefold() in t.name.casefold()]
