@@ -10,7 +10,7 @@ Li et al. (2020), and median that of Golovin et al. (2017), all of them with arm
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, median
 
@@ -52,11 +52,18 @@ def brackets(prune: Prune, arm: int) -> list[int]:
     return rungs[arm % len(rungs) :] if prune.method == "hyperband" else rungs
 
 
-def judge(records: Records, prune: Prune, objective: Objective, *, complete: bool) -> list[Verdict]:
-    """What is decided now, rung by rung. `complete`: all arms that there will be are proposed."""
+def judge(
+    records: Records,
+    prune: Prune,
+    objective: Objective,
+    *,
+    complete: bool,
+    rungs: Collection[int] | None = None,
+) -> list[Verdict]:
+    """What is decided now, rung by rung, or at `rungs` alone. `complete`: all arms that there will be are proposed."""
     arms = [arm for arm in records.arms if arm.trials[0].arm == arm.arm]  # each once
     found: list[Verdict] = []
-    for rung in sorted(prune.rungs):
+    for rung in sorted(prune.rungs if rungs is None else rungs):
         groups: dict[int, list[ArmRecord]] = {}
         for arm in arms:
             mine = brackets(prune, arm.arm)
@@ -66,6 +73,11 @@ def judge(records: Records, prune: Prune, objective: Objective, *, complete: boo
         for cohort in groups.values():
             found += _judge_rung(cohort, rung, prune, objective, complete=complete)
     return found
+
+
+def has_arrived(arm: ArmRecord) -> bool:
+    """Whether all trials of the arm that may run are at its rung, or have ended."""
+    return arm.until is not None and _has_arrived(arm, arm.until)
 
 
 def saved(records: Records) -> tuple[int, int, float]:
@@ -85,12 +97,15 @@ def saved(records: Records) -> tuple[int, int, float]:
 def _judge_rung(
     cohort: list[ArmRecord], rung: int, prune: Prune, objective: Objective, *, complete: bool
 ) -> list[Verdict]:
+    waits = prune.method in ("halving", "hyperband")
+    if waits and not (
+        complete and all(_has_arrived(arm, rung) for arm in cohort)
+    ):  # most often: ask the least
+        return []
     there = [arm for arm in cohort if _has_arrived(arm, rung)]
     here = [arm for arm in there if arm.until == rung and any(not t.state.is_final for t in arm.trials)]
     everybody = complete and len(there) == len(cohort)
-    if not here:
-        return []
-    if not everybody and (prune.method in ("halving", "hyperband") or len(there) < prune.least):
+    if not here or (not everybody and len(there) < prune.least):
         return []
     scores = {arm.arm: _score(arm, rung, objective) for arm in there}
     ranked = sorted(there, key=lambda arm: (scores[arm.arm], arm.arm))

@@ -240,7 +240,7 @@ class Sweep:
             return
         values = {o.metric: trial.value(o) for o in self.study.objectives}
         self._write(TrialPaused(at_ms=self._now(), key=key, attempt=attempt, step=step, values=values))
-        self._judge_rungs()
+        self._judge_rungs(self.records.arms_of(key))
 
     def ended(self, key: str, attempt: int, outcome: Outcome) -> None:
         """Record an attempt's end and, with the last seed of an arm, tell the search."""
@@ -261,7 +261,7 @@ class Sweep:
         if state is not State.WAITING:  # else what was asked for is still to be done
             self.files.stop_of(trial.folder).unlink(missing_ok=True)
         self._tell(self.records.arms_of(key))
-        self._judge_rungs()
+        self._judge_rungs(self.records.arms_of(key))
 
     def _decide(self) -> policy.Decision:
         return policy.decide(
@@ -287,20 +287,28 @@ class Sweep:
             )
         )
         self._tell(self.records.arms[-1:])  # an arm proposed before may be finished already
+        if arm + 1 == self.n_arms:  # the others may have waited for one that brings no trial of its own
+            self._judge_rungs()
 
     def _specs(self, values: Mapping[str, Value]) -> list[TrialSpec]:
         """The arm's trials, one a seed."""
         digest = self._dataset(values).digest
         return [arms.trial_spec(self.study, values, seed, digest) for seed in self.study.seeds]
 
-    def _judge_rungs(self) -> None:
-        """Let arms that passed their rung go on, and end the others."""
+    def _judge_rungs(self, changed: Iterable[ArmRecord] | None = None) -> None:
+        """Let arms that passed their rung go on, and end the others. `changed`: the arms of which a trial came to its
+        rung or ended; all when absent."""
         prune, records = self.study.prune, self.records
         if prune is None:
             return
+        rungs = None
+        if changed is not None:
+            rungs = {arm.until for arm in changed if arm.until is not None and pruning.has_arrived(arm)}
+            if not rungs:
+                return
         complete = len(records.arms) >= self.n_arms
-        # Again after each round: an arm may have lost all seeds that come before its next rung.
-        while verdicts := pruning.judge(records, prune, self.study.objective, complete=complete):
+        while verdicts := pruning.judge(records, prune, self.study.objective, complete=complete, rungs=rungs):
+            rungs = None  # an arm may have lost all seeds that come before its next rung
             for verdict in verdicts:
                 self._obey(verdict)
 

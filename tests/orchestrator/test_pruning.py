@@ -261,3 +261,14 @@ def test_a_driver_that_died_at_a_rung_comes_to_the_same_verdicts(tmp_path: Path)
         again, _ = make_sweep(tiny_study(**pruned_study()), root, ARMS)
         records = run_sweep(again, InlineBackend())
         assert {t.key: (t.state, t.step, t.reason) for t in records.trials.values()} == expected
+
+
+def test_a_last_arm_that_brings_no_trial_of_its_own_keeps_nobody_waiting(tmp_path: Path) -> None:
+    study = tiny_study(
+        space={"lr": {"choices": [1e-3, 1e-4, 1e-5]}}, prune={"rungs": [4], "keep": 0.5},
+        search={"sampler": "tpe", "trials": 3},
+    )  # fmt: skip
+    sweep, _ = make_sweep(study, tmp_path, [{"lr": 1e-3}, {"lr": 1e-4}, {"lr": 1e-3}])
+    records = run_sweep(sweep, InlineBackend())
+    assert records.state == "completed"
+    assert sorted(t.state for t in records.trials.values()) == [State.COMPLETED] * 2 + [State.PRUNED] * 2
