@@ -184,7 +184,8 @@ def submit(
     as_json: JsonOption = False,
 ) -> None:
     """Run a study to its end, or go on where it stopped."""
-    source = _study_file(study)
+    source, copied, set_ = _study_file(study, set_ or [])
+    budget = Budget(copied) if copied and budget is Budget.full else budget
     if dry_run:
         plan(source, budget, set_, data_dir, as_json=as_json)
         return
@@ -362,9 +363,9 @@ def plan(
 def list_(as_json: JsonOption = False) -> None:
     """The studies that were submitted, the newest first."""
     from orchestrator.home import all_studies, home
-    from orchestrator.status import study_row
+    from orchestrator.status import load_records, study_row
 
-    rows = [study_row(files) for files in all_studies()]
+    rows = [study_row(files, load_records(files)) for files in all_studies()]
     if as_json:
         _print_json(rows)
     elif not rows:
@@ -393,10 +394,15 @@ def status(
     if watch:
         _watch(files, as_json)
         return
-    from orchestrator.status import prediction_rows, study_row, trial_rows
+    from orchestrator.status import load_records, prediction_rows, study_row, trial_rows
     from orchestrator.ui import study_url, study_words
 
-    row, rows, predicted = study_row(files), trial_rows(files), prediction_rows(files)
+    records = load_records(files)
+    row, rows, predicted = (
+        study_row(files, records),
+        trial_rows(files, records),
+        prediction_rows(files, records),
+    )
     if as_json:
         told = [dict(zip(("what", "predicted", "fact"), words, strict=True)) for words in predicted]
         _print_json({**row, "mlflow": study_url(files, UI_PORT), "predicted": told, "trials": rows})
@@ -732,19 +738,22 @@ def ui(
     serve(port, err)
 
 
-def _study_file(given: Path) -> Path:
-    """The study file; for the name of a submitted study the file that it was submitted with."""
+def _study_file(given: Path, set_: list[str]) -> tuple[Path, str | None, list[str]]:
+    """The study file, its budget, and the changes to it: `set_`, or of a submitted study that is named those with which
+    it came to what it is, and then `set_`. Without a named study no budget."""
     if given.exists() or len(given.parts) != 1 or given.suffix in (".yaml", ".yml"):
-        return given
+        return given, None, set_
     from orchestrator.home import StudyFiles
-    from orchestrator.submit import origin
+    from orchestrator.status import load_records
+    from orchestrator.submit import origin, submitted_as
 
     files = StudyFiles.of(given.name)
     if not files.source.exists():
-        return given
+        return given, None, set_
     lay, _ = origin(files, None)  # folders of pictures are looked for beside it
     same = lay.is_file() and lay.read_bytes() == files.source.read_bytes()
-    return lay if same else files.source
+    budget, before = submitted_as(files, load_records(files))
+    return lay if same else files.source, budget, [*before, *set_]
 
 
 def _options(
@@ -903,6 +912,8 @@ def _leaderboard_table(standings: Sequence[Standing], study: StudySpec) -> Table
         seeds = f"{s.completed}/{s.seeds}" + "".join(f", {state} {n}" for state, n in s.losses.items())
         if s.pruned_at is not None:
             seeds += f" at step {s.pruned_at}" + ("" if s.pruned_value is None else f": {s.pruned_value:.4g}")
+        if s.never_begun:
+            seeds += f", {s.never_begun} not run"
         cells = [mean, *(_cell(s.means.get(other.metric)) for other in objectives[1:]), seeds]
         cells += [_loss(s.finals.get(name)) for name in shown] + (
             [_cell(floors[rank - 1])] if several else []

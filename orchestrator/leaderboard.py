@@ -36,6 +36,8 @@ class Standing:
     finals: Mapping[str, float]
     """Means over the completed seeds of every final/ metric and of the latest eval/ metrics."""
     best_trial: TrialRecord | None
+    never_begun: int = 0
+    """Seeds that did not run, as their arm had been pruned."""
     pruned_at: int | None = None
     """The step at which the arm was pruned, if it was."""
     pruned_value: float | None = None
@@ -108,7 +110,8 @@ def _standing(arm: ArmRecord, objectives: Sequence[Objective]) -> Standing:
     scored = [(value, t) for t in completed if (value := t.value(objective)) is not None]
     values = [value for value, _ in scored]
     sign = 1 if objective.mode == "min" else -1
-    ended = [t.state for t in arm.trials if t.state.is_final and t.state is not State.COMPLETED]
+    lost = [t for t in arm.trials if t.state.is_final and t.state is not State.COMPLETED]
+    ended = [t.state for t in lost if t.attempts]
     per_trial = [t.finals() | {k: v for k, v in t.latest.items() if k.startswith("eval/")} for t in completed]
     names = sorted({name for metrics in per_trial for name in metrics})
     pruned_at = arm.until if any(t.state is State.PRUNED for t in arm.trials) else None
@@ -127,6 +130,7 @@ def _standing(arm: ArmRecord, objectives: Sequence[Objective]) -> Standing:
         sd=stdev(values) if len(values) > 1 else None,
         completed=len(completed),
         losses={state.value: ended.count(state) for state in dict.fromkeys(ended)},
+        never_begun=len(lost) - len(ended),
         finals={name: fmean(m[name] for m in per_trial if name in m) for name in names},
         best_trial=min(scored, key=lambda pair: sign * pair[0])[1] if scored else None,
         pruned_at=pruned_at,
@@ -150,6 +154,7 @@ def to_json(standings: list[Standing], objective: Objective) -> list[dict[str, o
             "seeds": standing.seeds,
             "completed": standing.completed,
             "losses": dict(standing.losses),
+            "never_begun": standing.never_begun,
             "pruned_at": standing.pruned_at,
             "pruned_value": standing.pruned_value,
             "finals": dict(standing.finals),

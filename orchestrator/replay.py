@@ -179,6 +179,9 @@ def replay(
             until=goal if goal < spec.steps else None,
         )
         again, ended = _train(assignment, spec, goal, show)
+    if trial.was:  # evaluated at the steps of two lengths
+        recorded, again = _trained_or_in(recorded, again), _trained_or_in(again, recorded)
+        doubts = (*doubts, "it was extended: evaluations that only one of its lengths has are not compared")
     return compared(trial.name, goal, recorded, again, doubts, ended)
 
 
@@ -268,6 +271,14 @@ def doubts_of(
     if continued:
         found.append("it was begun and ended with different versions or machines")
     return tuple(found)
+
+
+def _trained_or_in(rows: Rows, others: Rows) -> dict[int, dict[str, float]]:
+    """Of `rows` the metrics of training, and of the others those that `others` have at the same step."""
+    return {
+        step: {m: v for m, v in row.items() if m.startswith("train/") or m in others.get(step, {})}
+        for step, row in rows.items()
+    }
 
 
 def compared(

@@ -109,9 +109,9 @@ def is_running(files: StudyFiles) -> bool:
         return True
 
 
-def study_row(files: StudyFiles) -> Cells:
+def study_row(files: StudyFiles, records: Records) -> Cells:
     """One study in a line."""
-    study, records = load_definition(files), load_records(files)
+    study = load_definition(files)
     standings = leaderboard(records, *study.objectives)
     best = standings[0] if standings and standings[0].mean is not None else None
     running = is_running(files)
@@ -132,9 +132,8 @@ def study_row(files: StudyFiles) -> Cells:
     }
 
 
-def prediction_rows(files: StudyFiles) -> list[tuple[str, str, str]]:
+def prediction_rows(files: StudyFiles, records: Records) -> list[tuple[str, str, str]]:
     """(what, predicted, fact) of a study that was measured when it was submitted; nothing for others."""
-    records = load_records(files)
     known = records.provenance.get(PREDICTION)
     if known is None:
         return []
@@ -144,9 +143,9 @@ def prediction_rows(files: StudyFiles) -> list[tuple[str, str, str]]:
     return compare_with_facts(prediction, records, disk_usage(files), int(time.time() * 1000))
 
 
-def trial_rows(files: StudyFiles) -> list[Cells]:
+def trial_rows(files: StudyFiles, records: Records) -> list[Cells]:
     """Every trial of a study in a line."""
-    study, records = load_definition(files), load_records(files)
+    study = load_definition(files)
     running = is_running(files)
     return [
         {

@@ -125,10 +125,9 @@ def go_on(
     source, options = origin(files, options)
     _check_home()
     datasets = prepare_datasets(study, source, options.data_dir, console)
-    chosen = _chosen(files, records)
+    budget, before = submitted_as(files, records)
+    overrides = [*before, *changes]
     if changes:
-        overrides = [*json.loads(chosen.get(SET, "[]")), *changes]
-        budget = cast(Budget, chosen.get(BUDGET, "full"))
         study = with_facts(load_study(files.source, budget=budget, overrides=overrides), datasets)
         changed = arms.difference(arms.identity(load_definition(files)), arms.identity(study))
         if changed:
@@ -136,7 +135,7 @@ def go_on(
                 "resume changes what does not decide results: limits, priority, resources, execution, claims; not\n  "
                 + "\n  ".join(changed)
             )
-        chosen[SET] = json.dumps(overrides)
+    chosen = {BUDGET: budget, SET: json.dumps(overrides)}
     with _locked(files):
         if changes:
             _write(files.definition, study.model_dump_json(indent=1).encode())
@@ -156,19 +155,20 @@ def extend(files: StudyFiles, asked: Extension, *, options: Options | None, cons
     with _locked(files):
         study, records = load_definition(files), load_records(files)
         longer = extended(study, records, asked)
-        chosen = _chosen(files, records)
-        chosen[SET] = json.dumps([*json.loads(chosen.get(SET, "[]")), *asked.changes])
+        budget, before = submitted_as(files, records)
+        chosen = {BUDGET: budget, SET: json.dumps([*before, *asked.changes])}
         _write(files.extending, chosen[SET].encode())
         _write(files.definition, longer.model_dump_json(indent=1).encode())
         return _go(files, longer, datasets, source, options, console, chosen)
 
 
-def _chosen(files: StudyFiles, records: Records) -> dict[str, str]:
-    """How the definition was made of the file, also when an extension was interrupted before it was recorded."""
-    found = {name: text for name, text in records.provenance.items() if name in (SET, BUDGET)}
-    if files.extending.exists() and (kept := files.extending.read_text()):
-        found[SET] = kept
-    return found
+def submitted_as(files: StudyFiles, records: Records) -> tuple[Budget, list[str]]:
+    """The budget and the changes that make the definition of the study's file, those of extensions included: also of
+    one that was interrupted before it was recorded."""
+    text = records.provenance.get(SET, "[]")
+    if files.extending.exists():
+        text = files.extending.read_text() or text
+    return cast(Budget, records.provenance.get(BUDGET, "full")), json.loads(text)
 
 
 def origin(files: StudyFiles, options: Options | None) -> tuple[Path, Options]:
@@ -228,7 +228,8 @@ def _go(
         search = OptunaSearch(study, files.optuna, records.arms, earlier)
         sweep = Sweep(study, files, search, datasets, granted)
         if files.extending.exists():
-            console.print(f"{sweep.extend()} arms extended", highlight=False)
+            going_on, of = sweep.extend(), len(sweep.records.arms)
+            console.print(f"extended: {going_on} of {of} arms go on", highlight=False)
             files.extending.unlink()
         change(sweep)
         facts = {**provenance(datasets, source, granted), **matmul, **chosen}
@@ -289,7 +290,10 @@ def saved_words(records: Records) -> str:
     if not left:
         return ""
     n = records.count(State.PRUNED)
-    return f"pruning ended {n} trials early: {left / total:.0%} of all steps not taken, about {duration(seconds)}"
+    return (
+        f"pruning ended {n} trials early: {left / total:.0%} of all steps not taken, about {duration(seconds)} of "
+        "trials' time"
+    )
 
 
 def smoke_run(

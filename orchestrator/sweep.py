@@ -133,11 +133,10 @@ class Sweep:
             self._write(TrialsReopened(at_ms=self._now(), keys=ended, reason=reason))
 
     def extend(self) -> int:
-        """Bring the arms in line with a definition that has more seeds or longer trials; returns how many changed.
+        """Bring the arms in line with a definition that has more seeds or longer trials; returns how many go on.
 
         Call before `start`. Doing it again changes nothing.
         """
-        changed = 0
         for arm in list(self.records.arms):
             specs = self._specs(arm.values)
             before = {trial.seed: trial for trial in arm.trials}
@@ -153,8 +152,7 @@ class Sweep:
                 at_ms=self._now(), arm=arm.arm, keys=keys, continues=continues, steps=specs[0].steps
             )
             self._write(event)
-            changed += 1
-        return changed
+        return sum(not arm.is_final for arm in self.records.arms)
 
     def end(self) -> str:
         """Record the end, unless it is recorded already, and let go of the journal; returns the study's state."""

@@ -84,6 +84,20 @@ def spoil(files: StudyFiles, step: int, metric: str, change: float) -> None:
 
 
 @pytest.mark.usefixtures("no_mlflow")
+def test_a_trial_that_was_extended_comes_again_but_for_evaluations_of_one_length(
+    invoke: Invoke, tmp_path: Path
+) -> None:
+    files = trained(invoke, tmp_path)
+    code, _, stderr = invoke("extend", "tiny", "--steps", 20, "--no-wait")
+    assert code == 0, stderr
+    code, told, _ = replayed(invoke, 0)
+    assert (code, told["verdict"], told["steps"]) == (0, "identical", 20)
+    assert any("it was extended" in doubt for doubt in told["doubts"])
+    spoil(files, 8, "train/g_loss", 0.5)
+    assert replayed(invoke, 0)[1]["verdict"] == "different"
+
+
+@pytest.mark.usefixtures("no_mlflow")
 def test_a_trial_comes_again_to_the_last_bit_and_its_study_is_left_alone(
     invoke: Invoke, tmp_path: Path
 ) -> None:
