@@ -305,7 +305,7 @@ WORDS = (
     (r"\bprocess \d+", "process PID"),
     (r"\b[0-9a-f]{16,64}\b", "KEY"),
     (r"\b\d+(\.\d+)? ([kMG]?B|bytes)\b", "SIZE"),
-    (r"\b(in|about) (\d[\d.]* (ms|s|min|h) ?)+", r"\1 TIME"),
+    (r"\b(in|about) \d[\d.]* (ms|s|min|h)( \d+ (s|min))?\b", r"\1 TIME"),
     (r"\b(gan-sweep|torch|torchvision|ray|mlflow|optuna) \d+\.\d[\d.]*", r"\1 VERSION"),
     (r"\S+ Linux, \d+ cores?", "SYSTEM, CORES"),
     (r"\(this machine has [^)]*\)", "(this machine has CORES and GPUS)"),
@@ -347,7 +347,7 @@ ENDED = ("completed", "pruned", "diverged", "failed", "stopped", "waiting")
 
 
 def compared(text: str) -> list[str]:
-    """The lines of a page that have to be the same each time. A table counts as its words, however it is folded."""
+    """What of a page has to be the same each time: commands, exit codes, and words, however lines are folded."""
     found: list[str] = []
     for part in re.split(r"\n(?=```text\n)", text):
         lines, cells, ends = part.splitlines(), list[str](), list[str]()
@@ -362,8 +362,10 @@ def compared(text: str) -> list[str]:
             if line.split()[:1] and line.split()[0] in ENDED and part.startswith("```text"):
                 ends.append(" ".join(NUMBER.sub("#", line).split()))
             elif line.strip():
-                found.append(
-                    line if line.startswith(("$ ", "(exit code")) else " ".join(NUMBER.sub("#", line).split())
+                found += (
+                    [line]
+                    if line.startswith(("$ ", "(exit code", UNCOMPARED))
+                    else NUMBER.sub("#", line).split()
                 )
         found += sorted(ends)
     return found
