@@ -193,11 +193,12 @@ def submit(
     if detach or follow:
         _run_detached(spec.name, follow=follow, as_json=as_json)
         return
+    from orchestrator.notify import webhook as told
     from orchestrator.submit import Options
     from orchestrator.submit import submit as run
 
     options = Options(
-        backend=backend.value, data_dir=data_dir, webhook=webhook, wait=not no_wait, smoke=smoke
+        backend=backend.value, data_dir=data_dir, webhook=told(webhook), wait=not no_wait, smoke=smoke
     )
     facts = {"gan_sweep.budget": budget.value, "gan_sweep.set": json.dumps(set_ or [])}
     _run_attached(lambda: run(spec, source, options=options, console=err, chosen=facts), as_json)
@@ -762,6 +763,7 @@ def _options(
     """As the study was submitted, but for what is given now."""
     from dataclasses import replace
 
+    from orchestrator.notify import webhook as told
     from orchestrator.submit import origin
 
     _, before = origin(files, None)
@@ -769,7 +771,7 @@ def _options(
         before,
         backend=backend.value if backend else before.backend,
         data_dir=data_dir or before.data_dir,
-        webhook=webhook,
+        webhook=told(webhook),
         wait=not no_wait,
     )
 

@@ -57,7 +57,8 @@ Change = Callable[[Sweep], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """How to run: `wait` for a turn when other studies use the machine; `smoke`: a tiny version first."""
+    """How to run: `wait` for a turn when other studies use the machine; `smoke`: a tiny version first. `webhook`: the
+    address that is told of the end (notify.webhook)."""
 
     backend: Backends = "ray"
     data_dir: Path | None = None
@@ -214,7 +215,7 @@ def _go(
     change: Change = lambda _: None,
 ) -> Submitted:
     """Run what is left of a study whose lock is held."""
-    machine, url = this_machine(), notify.webhook(options.webhook)
+    machine = this_machine()
     granted = slots(study.resources, machine, arms.arm_count(study) * len(study.seeds))
     with turn(
         study.name, study.priority, granted, machine, console,
@@ -240,10 +241,10 @@ def _go(
         try:
             return _run(sweep, make_backend(options.backend), facts, console)
         finally:  # also when Ray does not start
-            if url:
+            if options.webhook:
                 standings = leaderboard(sweep.records, *study.objectives)
                 told = notify.payload(study.name, sweep.records, standings, study.objective.metric)
-                if failed := notify.notify(url, told):
+                if failed := notify.notify(options.webhook, told):
                     console.print(failed, style="yellow", markup=False)
 
 

@@ -89,6 +89,16 @@ def test_a_file_that_does_not_exist_is_one_line(invoke: Invoke, tmp_path: Path) 
     assert "absent.yaml" in stderr
 
 
+def test_a_webhook_that_is_no_address_creates_nothing_and_is_not_repeated(
+    invoke: Invoke, tiny: Path, private_home: Path
+) -> None:
+    code, stdout, stderr = invoke("submit", tiny, "--webhook", "ftp://host/secret")
+    assert code == 2
+    assert "--webhook must be an address" in stderr
+    assert "secret" not in stdout + stderr
+    assert not private_home.exists()
+
+
 # SQLAlchemy and MLflow 3.17 leave SQLite connections to the collector (seen 2026-11).
 @pytest.mark.filterwarnings("ignore")
 def test_a_submitted_study_is_copied_with_the_changes_that_made_it(
