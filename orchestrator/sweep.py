@@ -341,12 +341,10 @@ class Sweep:
         largest = max(1, self.pack_size(self._spec(key)) // 2**crowded)
         if largest == 1:
             return [key]
-        fusion, goal = self._fusion(key), self._goal(self.records.trials[key])
+        fusion = self._fusion(key)
         waiting = self.records.waiting(by_arm=self._adaptive)
         fitting = [
-            trial.key
-            for trial in waiting
-            if trial.crowded == crowded and self._fusion(trial.key) == fusion and self._goal(trial) == goal
+            trial.key for trial in waiting if trial.crowded == crowded and self._fusion(trial.key) == fusion
         ]
         running = [t for t in self.records.trials.values() if t.state is State.RUNNING]
         share = len(fitting) + sum(self._fusion(trial.key) == fusion for trial in running)
@@ -361,10 +359,6 @@ class Sweep:
         trial = self.records.trials[key]
         values = self.records.arms[trial.arm].values
         return arms.trial_spec(self.study, values, trial.seed, self._dataset(values).digest)
-
-    def _goal(self, trial: TrialRecord) -> int | None:
-        """The rung that the trial is to pause at."""
-        return self.records.arms[trial.arm].until
 
     def _start_trial(self, key: str, together: int) -> Assignment:
         trial = self.records.trials[key]
@@ -389,7 +383,7 @@ class Sweep:
             threads=self.slots.threads,
             matmul="onednn" if self.records.provenance.get(MATMUL) == "onednn" else "default",
             recorded=self.recorded(spec),
-            until=self._goal(trial),
+            until=self.records.arms[trial.arm].until,
             flags=tuple(self.study.health.flags),
             stall_s=60 * self.study.limits.stall_minutes,
             was=trial.was,

@@ -195,6 +195,27 @@ def test_a_failed_trial_is_retried_alone_and_the_search_learns_its_value(tmp_pat
         to_reopen(records, set(), [records.trials[key]])
 
 
+def test_a_failed_seed_of_an_arm_that_was_pruned_is_not_retried(tmp_path: Path) -> None:
+    study = tiny_study(prune={"rungs": [4], "keep": 0.5})
+    sweep, _ = make_sweep(study, tmp_path, BackendContract.ARMS)
+    sweep.start({})
+    for _ in range(4):
+        (a,) = sweep.next()
+        bad = a.spec.training["lr"] == 1e-4 and a.spec.seed == 1
+        if bad:
+            _complete(sweep, a.key, a.attempt, failed=True)
+        else:
+            sweep.heard(a.key, a.attempt, Outcome(state=State.WAITING, step=4, paused=True))
+    pruned = sweep.records.arms[1].trials
+    assert {t.state for t in pruned} == {State.PRUNED, State.FAILED}
+    with pytest.raises(UsageError, match="there is no trial that is failed"):
+        to_reopen(sweep.records, {State.FAILED}, [])
+    (failed,) = (trial for trial in pruned if trial.state is State.FAILED)
+    with pytest.raises(UsageError, match="an arm that was pruned"):
+        to_reopen(sweep.records, set(), [failed])
+    sweep.end()
+
+
 def test_a_pack_that_ran_out_of_memory_goes_on_in_halves(tmp_path: Path) -> None:
     sweep, _ = make_sweep(tiny_study(), tmp_path, BackendContract.ARMS, slots=1, pack=4)
     sweep.start({})

@@ -487,6 +487,24 @@ def test_what_may_have_been_spoilt_by_the_last_finite_step_is_not_gone_back_to(
     ]
 
 
+def test_from_the_last_step_a_trial_does_not_go_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its values would be those of the stretch that was left, as each step is recorded once."""
+    spec = dataclasses.replace(small_spec(steps=24), rollback=(1, 0.5), picture_steps=())
+    step = Trainer.step
+
+    def spoil(self: Trainer) -> None:
+        step(self)
+        if self.state.step == 23:
+            for weight in self.gan.generator.parameters():
+                weight.data.fill_(float("nan"))
+
+    monkeypatch.setattr(Trainer, "step", spoil)
+    reports, error = attempt(spec, tmp_path)
+    assert isinstance(error, DivergedError)
+    assert "step 24" in str(error)
+    assert notes_of(reports) == []
+
+
 def test_scheduled_rates_are_lower_after_a_rollback() -> None:
     spec = small_spec(lr_schedule="1:1e-3 1:1e-4..1e-3")
     state = fresh_state(spec, (1, 8, 8), CPU)
